@@ -1,0 +1,36 @@
+"""Time, as an argument: monotonic seconds for everything that is measured, UTC ISO 8601 for everything that is shown.
+
+Services take a `Clock`, so that tests move time instead of sleeping. Nothing else in the gateway asks for the time.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+class Clock:
+    """The machine's clocks."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump; only differences mean anything."""
+        return time.monotonic()
+
+    def unix_seconds(self) -> float:
+        """Seconds since 1970, as the machine believes."""
+        return time.time()
+
+    def utc_iso(self) -> str:
+        """Now, as `2026-01-31T12:00:00.123Z` (RFC 3339, milliseconds)."""
+        return iso_from_unix(self.unix_seconds())
+
+
+def iso_from_unix(unix_seconds: float) -> str:
+    """`unix_seconds` as `2026-01-31T12:00:00.123Z`."""
+    moment = datetime.fromtimestamp(unix_seconds, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def unix_from_iso(text: str) -> float:
+    """Seconds since 1970 of an ISO 8601 text. Raises ValueError for anything else."""
+    return datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,160 @@
+"""Settings: read once from the environment and `.env`, checked, frozen. The only reader of `os.environ`.
+
+The table of variables and defaults is SETTINGS, in settings.py. Every fault is reported at once, in one line; no text
+repeats a value, since it may be a secret. Where the environment and `.env` differ, the environment wins.
+Nothing here opens, creates or logs anything but the reading of `.env`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dotenv.parser import parse_stream
+from environs import Env, EnvValidationError, ValidationError
+
+from multiverse.settings import SETTINGS, Reader, Setting
+
+__all__ = ["SETTINGS", "Config", "ConfigError", "Setting", "load_config"]
+
+
+class ConfigError(Exception):
+    """A setting is missing or wrong; the text is one line that names each variable and what it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings, one field per variable of SETTINGS; durations in seconds (or hours) as named, sizes in bytes."""
+
+    admin_api_key: str = field(repr=False)
+    host: str
+    port: int
+    database_path: str
+    log_level: str
+    log_format: str
+    log_dir: str
+    log_file: str
+    log_max_bytes: int
+    log_backup_count: int
+    enable_console_logging: bool
+    enable_file_logging: bool
+    health_check_interval_seconds: float
+    health_check_timeout_seconds: float
+    health_check_concurrency: int
+    max_consecutive_failures: int
+    successes_to_recover: int
+    eject_seconds: float
+    eject_max_seconds: float
+    auto_deregister_after_hours: float
+    load_balancing: str
+    max_retry_attempts: int
+    connect_timeout_seconds: float
+    request_timeout_seconds: float
+    stream_idle_timeout_seconds: float
+    stream_max_seconds: float
+    stream_keepalive_seconds: float
+    client_write_timeout_seconds: float
+    header_timeout_seconds: float
+    body_timeout_seconds: float
+    max_request_body_size: int
+    max_response_body_size: int
+    max_event_size: int
+    queue_size: int
+    queue_timeout_seconds: float
+    require_client_api_key: bool
+    client_api_keys: tuple[str, ...] = field(repr=False)
+    rate_limit_enabled: bool
+    rate_limit_requests_per_minute: int
+    allow_private_addresses: bool
+    trust_proxy_headers: bool
+    cors_allow_origins: tuple[str, ...]
+    include_gateway_server_id_header: bool
+    metrics_token: str | None = field(repr=False)
+    drain_seconds: float
+    reload: bool
+
+
+class _MappingEnv(Env):
+    """environs over a mapping we give it: Env itself looks into `os.environ` first, whatever it was handed."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        super().__init__(eager=False)
+        self._environ = dict(values)
+
+    def _get_value(self, env_key: str, default: Any) -> Any:
+        return self._environ.get(env_key, default)
+
+
+def load_config(
+    environ: Mapping[str, str] | None = None,
+    dotenv_path: str | Path | None = ".env",
+) -> Config:
+    """Settings from `environ` (default: the process's), then from `dotenv_path` (None = no file), then the defaults.
+
+    Empty and blank values count as unset. `os.environ` is left as it was. Raises ConfigError, which names every fault.
+    """
+    given = os.environ if environ is None else environ
+    values = {} if dotenv_path is None else _read_dotenv(Path(dotenv_path))
+    values.update((variable, value.strip()) for variable, value in given.items() if value.strip())
+    env = _MappingEnv(values)
+
+    @env.parser_for("setting")
+    def read_setting(text: str, *, read: Reader) -> object:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+
+    parsed = {
+        setting.field_name: env.setting(setting.variable, setting.default or "", read=setting.read)
+        for setting in SETTINGS
+    }
+    problems = [*_sealed_problems(env), *_conflicts(parsed)]
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return Config(**parsed)
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    """The non-empty values of a `.env` file, as written: quotes taken off, nothing expanded. No file, no values."""
+    try:
+        if not path.exists() or path.is_dir():  # a directory `.env` is somebody's virtual environment
+            return {}
+        with path.open(encoding="utf-8-sig") as stream:
+            bindings = list(parse_stream(stream))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path.name} must be UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{path.name} must be readable ({error.strerror})") from None
+    wrong_lines = [str(binding.original.line) for binding in bindings if binding.error]
+    if wrong_lines:
+        raise ConfigError(f"{path.name} line {', '.join(wrong_lines)} must be NAME=value (is a quote left open?)")
+    return {
+        binding.key: binding.value.strip()
+        for binding in bindings
+        if binding.key and binding.value and binding.value.strip()
+    }
+
+
+def _sealed_problems(env: Env) -> list[str]:
+    """What environs found wrong, as `VARIABLE needs`; it reports all of it at once when it is sealed."""
+    try:
+        env.seal()
+    except EnvValidationError as error:
+        found = error.error_messages
+        return (
+            [f"{variable} {needs[0]}" for variable, needs in found.items()] if isinstance(found, Mapping) else [*found]
+        )
+    return []
+
+
+def _conflicts(parsed: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that are fine alone and wrong together; one that is wrong alone is None here."""
+    eject_seconds, eject_max_seconds = parsed["eject_seconds"], parsed["eject_max_seconds"]
+    if eject_seconds is not None and eject_max_seconds is not None and eject_max_seconds < eject_seconds:
+        yield "EJECT_MAX_SECONDS must be at least EJECT_SECONDS"
+    if parsed["admin_api_key"] is not None and parsed["admin_api_key"] in (parsed["client_api_keys"] or ()):
+        yield "CLIENT_API_KEYS must not contain ADMIN_API_KEY (every client would be an admin)"

