@@ -1,0 +1,139 @@
+"""Rows that wait to be written: bounded, in memory, safe to fill from one thread and to empty from another.
+
+Adding never blocks on the disk. Nothing here knows SQLite. When rows come faster than they can be written, the oldest
+are dropped and counted: recent usage is worth more than old, and memory is worth more than both.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Row = dict[str, Any]
+# column -> (number of the change, value): the number tells what is older than a registration that was saved meanwhile
+Changes = dict[str, tuple[int, Any]]
+
+
+@dataclass
+class Batch:
+    """What one transaction writes; `states` maps a registration_id to its changes."""
+
+    usage: list[Row] = field(default_factory=list)
+    probes: list[Row] = field(default_factory=list)
+    states: dict[str, Changes] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.usage) + len(self.probes) + len(self.states)
+
+
+class Backlog:
+    """A queue of usage rows and of probe rows, each of at most `limit`, and the last state of each server.
+
+    One batch is taken at a time; while it is out, its rows count as waiting, and as many again may queue up behind it.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # Held for microseconds, never during a write.
+        self._lock = threading.Lock()
+        self._usage: deque[Row] = deque()
+        self._probes: deque[Row] = deque()
+        self._states: dict[str, Changes] = {}
+        self._last_change = 0
+        self._taken = 0
+        self._dropped = 0
+
+    def __len__(self) -> int:
+        """Rows not yet on disk."""
+        with self._lock:
+            return len(self._usage) + len(self._probes) + len(self._states) + self._taken
+
+    @property
+    def dropped(self) -> int:
+        """Rows lost since the start."""
+        return self._dropped
+
+    def add_usage(self, row: Row) -> None:
+        with self._lock:
+            self._usage.append(row)
+            self._trim(self._usage)
+
+    def add_probe(self, row: Row) -> None:
+        with self._lock:
+            self._probes.append(row)
+            self._trim(self._probes)
+
+    def add_state(self, registration_id: str, changes: Mapping[str, Any]) -> None:
+        """The last value of each column wins."""
+        with self._lock:
+            self._last_change += 1
+            numbered = {column: (self._last_change, value) for column, value in changes.items()}
+            self._states.setdefault(registration_id, {}).update(numbered)
+
+    def mark(self) -> int:
+        """The number of the last change of state so far: says later which ones are older than this moment."""
+        with self._lock:
+            return self._last_change
+
+    def take(self, rows: int, mark: int) -> Batch:
+        """At most `rows` of usage and of probes, oldest first, and the changes of state up to `mark`.
+
+        Follow it with `put_back`, `drop` or `written`.
+        """
+        with self._lock:
+            batch = Batch(usage=_take_first(self._usage, rows), probes=_take_first(self._probes, rows))
+            for registration_id, changes in self._states.items():
+                older = {column: change for column, change in changes.items() if change[0] <= mark}
+                if older:
+                    batch.states[registration_id] = older
+            for registration_id, older in batch.states.items():
+                self._forget(registration_id, older, mark)
+            self._taken = len(batch)
+            return batch
+
+    def written(self) -> None:
+        """The batch is on disk."""
+        with self._lock:
+            self._taken = 0
+
+    def put_back(self, batch: Batch) -> None:
+        """The batch could not be written: it comes first again; a newer change of state wins over an older one."""
+        with self._lock:
+            self._taken = 0
+            self._usage.extendleft(reversed(batch.usage))
+            self._trim(self._usage)
+            self._probes.extendleft(reversed(batch.probes))
+            self._trim(self._probes)
+            for registration_id, older in batch.states.items():
+                self._states[registration_id] = {**older, **self._states.get(registration_id, {})}
+
+    def drop(self, batch: Batch) -> None:
+        """The batch can never be written."""
+        with self._lock:
+            self._taken = 0
+            self._dropped += len(batch)
+
+    def forget(self, registration_id: str, columns: Collection[str], mark: int) -> None:
+        """A registration was saved as it was at `mark`: older changes to these columns must not be written over it."""
+        with self._lock:
+            self._forget(registration_id, columns, mark)
+
+    def _forget(self, registration_id: str, columns: Collection[str], mark: int) -> None:
+        changes = self._states.get(registration_id, {})
+        for column in columns:
+            if column in changes and changes[column][0] <= mark:
+                del changes[column]
+        if not changes:
+            self._states.pop(registration_id, None)
+
+    def _trim(self, queue: deque[Row]) -> None:
+        while len(queue) > self._limit:
+            queue.popleft()
+            self._dropped += 1
+
+
+def _take_first(queue: deque[Row], count: int) -> list[Row]:
+    return [queue.popleft() for _ in range(min(count, len(queue)))]

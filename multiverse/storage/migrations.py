@@ -1,0 +1,137 @@
+"""The schema and its history: steps are only ever added at the end; one that was released is never changed.
+
+Columns are spelled out here, not taken from rows.py: a step describes the past. Locking, retries and files live in
+database.py. A step that needs data moved does so in SQL, inside the transaction it is run in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from sqlite_utils import Database, Migrations
+from sqlite_utils.db import ForeignKey, Table
+
+SET_NAME: Final = "multiverse"
+Step = tuple[str, Callable[[Database], None]]
+
+
+def steps() -> tuple[Step, ...]:
+    """All steps, oldest first; the names are stored in the database and must not change."""
+    return (
+        ("0001_servers", _create_servers),
+        ("0002_health_checks", _create_health_checks),
+        ("0003_usage", _create_usage),
+    )
+
+
+def why_not_ours(database: Database) -> str | None:
+    """None if this version can use the database, a new or an older one included, else why not; only reads."""
+    applied = {step.name for step in schema_history().applied(database)}
+    if applied - {name for name, _create in steps()}:
+        return "was written by a newer multiverse; upgrade, or point DATABASE_URL elsewhere"
+    foreign_tables = {"servers", "health_checks", "usage"} & set(database.table_names())
+    if foreign_tables and not applied:
+        return "belongs to another program (it has tables of the same names); point DATABASE_URL elsewhere"
+    return None
+
+
+def migrate(database: Database, stop_before: str | None = None) -> None:
+    """Applies the steps that are missing, up to `stop_before` if given; the caller holds the write transaction."""
+    schema_history().apply(database, stop_before=stop_before)
+
+
+def schema_history() -> Migrations:
+    """The steps as sqlite-utils wants them; it keeps the record of those applied in `_sqlite_migrations`."""
+    history = Migrations(SET_NAME)
+    for name, create in steps():
+        history(name=name)(create)
+    return history
+
+
+def _create_servers(database: Database) -> None:
+    servers = _table(database, "servers")
+    servers.create(
+        {
+            "registration_id": str,
+            "model_name": str,
+            "served_model_name": str,
+            "endpoint_url": str,
+            "api_key": str,
+            "owner_name": str,
+            "owner_email": str,
+            "description": str,
+            "tags": str,
+            "context_length": int,
+            "max_concurrency": int,
+            "draining": int,
+            "health_status": str,
+            "reason": str,
+            "consecutive_failures": int,
+            "response_time_ms": float,
+            "last_checked_at": str,
+            "last_successful_request_at": str,
+            "unhealthy_since": str,
+            "created_at": str,
+            "updated_at": str,
+        },
+        pk="registration_id",
+        not_null={"registration_id", "model_name", "endpoint_url"},
+        defaults={"draining": 0, "health_status": "unknown", "consecutive_failures": 0},
+    )
+    servers.create_index(["model_name", "endpoint_url"], unique=True)
+
+
+def _create_health_checks(database: Database) -> None:
+    health_checks = _table(database, "health_checks")
+    health_checks.create(
+        {
+            "id": int,
+            "registration_id": str,
+            "checked_at": str,
+            "ok": int,
+            "health_status": str,
+            "reason": str,
+            "response_time_ms": float,
+        },
+        pk="id",
+        not_null={"registration_id"},
+        foreign_keys=[
+            ForeignKey("health_checks", "registration_id", "servers", "registration_id", on_delete="CASCADE"),
+        ],
+    )
+    # Finds the newest of a server, and so what is older than the last hundred, without a scan.
+    health_checks.create_index(["registration_id", "id"])
+
+
+def _create_usage(database: Database) -> None:
+    usage = _table(database, "usage")
+    usage.create(
+        {
+            "id": int,
+            "request_id": str,
+            "started_at": str,
+            "key_name": str,
+            "client_address": str,
+            "route": str,
+            "model_name": str,
+            # No foreign key: what was used outlives the server that served it.
+            "registration_id": str,
+            "stream": int,
+            "outcome": str,
+            "status": int,
+            "attempts": int,
+            "queue_ms": float,
+            "first_token_ms": float,
+            "total_ms": float,
+            "prompt_tokens": int,
+            "completion_tokens": int,
+            "tokens_estimated": int,
+        },
+        pk="id",
+    )
+    usage.create_index(["started_at"])
+
+
+def _table(database: Database, name: str) -> Table:
+    return database.table(name)

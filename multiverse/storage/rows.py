@@ -1,0 +1,138 @@
+"""What a row may hold: its columns, and the values that SQLite can keep.
+
+A wrong key or type is a programming error and raises `ValueError` where the row is handed over, not later in a batch.
+Values that a hostile server or client can influence (text, counts) never raise: they are made storable.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+logger = logging.getLogger(__name__)
+
+INTEGER_MAX: Final = 2**63 - 1
+INTEGER_MIN: Final = -(2**63)
+OBSERVED_TEXT_MAX: Final = 4096
+
+# What the health checker and the proxy observe, as opposed to what an owner typed: only this may be written late.
+STATE_COLUMNS: Final = (
+    "draining",
+    "health_status",
+    "reason",
+    "consecutive_failures",
+    "response_time_ms",
+    "last_checked_at",
+    "last_successful_request_at",
+    "unhealthy_since",
+    "updated_at",
+)
+SERVER_COLUMNS: Final = (
+    "registration_id",
+    "model_name",
+    "served_model_name",
+    "endpoint_url",
+    "api_key",
+    "owner_name",
+    "owner_email",
+    "description",
+    "tags",
+    "context_length",
+    "max_concurrency",
+    "created_at",
+    *STATE_COLUMNS,
+)
+PROBE_COLUMNS: Final = ("registration_id", "checked_at", "ok", "health_status", "reason", "response_time_ms")
+USAGE_COLUMNS: Final = (
+    "request_id",
+    "started_at",
+    "key_name",
+    "client_address",
+    "route",
+    "model_name",
+    "registration_id",
+    "stream",
+    "outcome",
+    "status",
+    "attempts",
+    "queue_ms",
+    "first_token_ms",
+    "total_ms",
+    "prompt_tokens",
+    "completion_tokens",
+    "tokens_estimated",
+)
+
+
+def observed_row(row: Mapping[str, Any], columns: Collection[str]) -> dict[str, Any]:
+    """`storable_row` for a row that waits in memory: its text is cut, since others chose it and many rows may wait."""
+    return storable_row(row, columns, text_max=OBSERVED_TEXT_MAX)
+
+
+def storable_row(row: Mapping[str, Any], columns: Collection[str], text_max: int = sys.maxsize) -> dict[str, Any]:
+    """A copy of `row` that SQLite will take, with text of at most `text_max` characters.
+
+    Raises `ValueError` when a key is not one of `columns` or a value is neither text, number, boolean nor None.
+    """
+    unknown = row.keys() - columns
+    if unknown:
+        raise ValueError(f"no such column: {', '.join(sorted(unknown))}; there are: {', '.join(columns)}")
+    storable = dict(row)
+    # Runs once for every request: what needs no change, nearly everything, costs no call.
+    for column, value in row.items():
+        kind = type(value)
+        if kind is str:
+            if value.isascii() and len(value) <= text_max:
+                continue
+        elif value is None or kind is float or kind is bool or (kind is int and INTEGER_MIN <= value <= INTEGER_MAX):
+            continue
+        storable[column] = _made_storable(column, value, text_max)
+    return storable
+
+
+def storable_server(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`storable_row` for the table `servers`, where `tags` (a list of text) is kept as JSON."""
+    tags = row.get("tags")
+    if tags is None:
+        return storable_row(row, SERVER_COLUMNS)
+    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
+        raise ValueError("'tags' must be a list of strings")
+    return storable_row({**row, "tags": json.dumps(list(tags), ensure_ascii=False)}, SERVER_COLUMNS)
+
+
+def server_from_disk(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `servers` as it was handed in: `tags` is a list again, and never missing."""
+    return {**row, "tags": _tags_from_disk(row)}
+
+
+def _tags_from_disk(row: dict[str, Any]) -> list[str]:
+    """A cell that somebody edited by hand must not keep the gateway from starting."""
+    try:
+        tags = json.loads(row["tags"] or "[]")
+    except ValueError:
+        tags = None
+    if isinstance(tags, list):
+        return [str(tag) for tag in tags]
+    fields = {"registration_id": row["registration_id"]}
+    logger.warning("the tags of a registration cannot be read and are ignored", extra={"fields": fields})
+    return []
+
+
+def _made_storable(column: str, value: object, text_max: int) -> str | int | float:
+    if isinstance(value, str):
+        text = _without_lone_surrogates(value)
+        return text if len(text) <= text_max else text[: text_max - 1] + "…"
+    if isinstance(value, int):
+        # SQLite keeps 64 bits, and a server may claim any number of tokens.
+        return min(max(int(value), INTEGER_MIN), INTEGER_MAX)
+    if isinstance(value, float):
+        return value
+    raise ValueError(f"{column!r} cannot hold a {type(value).__name__}")
+
+
+def _without_lone_surrogates(text: str) -> str:
+    """JSON may carry half of a surrogate pair (RFC 8259 §8.2), which UTF-8 cannot hold; it becomes U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

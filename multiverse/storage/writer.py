@@ -1,0 +1,187 @@
+"""The one thread's side of the store: it owns the connection, and every method here runs on that thread.
+
+Nothing here is async or knows the event loop. What waits to be written comes from the backlog and goes back there
+when the database refuses. An error of SQLite leaves here as `sqlite3.Error`; store.py puts it into words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any, Final
+
+from sqlite_utils import Database
+from sqlite_utils.db import Table
+
+from multiverse.clock import Clock
+from multiverse.storage import statements
+from multiverse.storage.backlog import Backlog, Batch, Row
+from multiverse.storage.database import close_database, open_database, rewrite_header, transaction, what_is_wrong
+from multiverse.storage.rows import server_from_disk
+
+logger = logging.getLogger(__name__)
+
+# The regular batch is tried again a second later, so it does not hold up a registration by waiting for a lock.
+BATCH_WAIT_SECONDS: Final = 0.25
+BATCH_ROWS: Final = 10_000
+DROPPED_LOG_INTERVAL_SECONDS: Final = 60.0
+# Errors that lie in the rows: they would fail for ever, and hold up all that come after them.
+ROW_ERRORS: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+
+
+class Writer:
+    """Reads and writes the database at `path`; `mark` is the backlog's mark at the time a job was handed over."""
+
+    def __init__(self, path: Path, backlog: Backlog, clock: Clock) -> None:
+        self._path = path
+        self._backlog = backlog
+        self._clock = clock
+        self._opened: Database | None = None
+        self._opened_file: tuple[int, int] | None = None
+        self._trouble: str | None = None
+        self._dropped_logged = 0
+        self._dropped_logged_at = -DROPPED_LOG_INTERVAL_SECONDS
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last batch could not be written; None when it was. May be read from any thread."""
+        return self._trouble
+
+    def open(self) -> None:
+        """Raises `StoreFailed`, naming DATABASE_URL."""
+        self._opened = open_database(self._path, self._clock)
+        self._opened_file = self._file_on_disk()
+
+    def close(self, mark: int, wait_seconds: float) -> None:
+        """Writes what waits and closes; rows that cannot be written now are lost, and the log says how many."""
+        if self._opened is None:
+            return
+        self.try_to_write_backlog(mark, wait_seconds)
+        if self._trouble is not None:
+            logger.error("the store closes with rows that it could not write", extra=self._fields())
+        database, self._opened = self._opened, None
+        try:
+            close_database(database)
+        except sqlite3.Error as error:
+            # The log file stays beside the database, and the next start reads it.
+            logger.info("the write-ahead log was not emptied: %s", error)
+
+    def write_backlog(self, mark: int, wait_seconds: float) -> None:
+        """Everything that waits is on disk when this returns."""
+        database = self._database
+        while batch := self._backlog.take(BATCH_ROWS, mark):
+            try:
+                with transaction(database, wait_seconds):
+                    statements.write_batch(database.conn, batch)
+            except Exception as error:
+                if isinstance(error, sqlite3.Error) and not isinstance(error, ROW_ERRORS):
+                    self._backlog.put_back(batch)
+                    self._note_trouble(error)
+                    raise
+                self._drop(batch)
+            else:
+                self._backlog.written()
+                self._note_recovery()
+
+    def try_to_write_backlog(self, mark: int, wait_seconds: float = BATCH_WAIT_SECONDS) -> None:
+        """As `write_backlog`; what the database refuses stays in the backlog, and `trouble` says why."""
+        with contextlib.suppress(sqlite3.Error):  # noted and logged where it was raised
+            self.write_backlog(mark, wait_seconds)
+        self._log_dropped()
+
+    def load_registrations(self) -> list[Row]:
+        return [server_from_disk(row) for row in self._table("servers").rows_where(order_by="rowid")]
+
+    def save_registration(self, row: Row, mark: int, wait_seconds: float) -> None:
+        """Inserts, or updates the columns given."""
+        registration_id = row["registration_id"]
+        servers = self._table("servers")
+        with transaction(self._database, wait_seconds):
+            if servers.count_where("registration_id = ?", [registration_id]):
+                servers.update(registration_id, row)
+            else:
+                servers.insert(row)
+        self._backlog.forget(registration_id, row, mark)
+
+    def delete_registration(self, registration_id: str, wait_seconds: float) -> bool:
+        """False if there was none. Its probes go with it (by the foreign key), its usage stays."""
+        with transaction(self._database, wait_seconds):
+            deleted = self._database.execute(statements.DELETE_SERVER, [registration_id]).rowcount
+        return deleted > 0
+
+    def recent_probes(self, registration_id: str, limit: int, mark: int) -> list[Row]:
+        self.try_to_write_backlog(mark)
+        rows = self._table("health_checks").rows_where(
+            "registration_id = ?", [registration_id], order_by="id desc", limit=limit
+        )
+        return list(rows)
+
+    def usage_rows(self, limit: int, mark: int) -> list[Row]:
+        self.try_to_write_backlog(mark)
+        return list(self._table("usage").rows_where(order_by="id desc", limit=limit))
+
+    def usage_totals(self, mark: int) -> dict[str, int]:
+        self.try_to_write_backlog(mark)
+        (totals,) = self._database.query(statements.USAGE_TOTALS)
+        return totals
+
+    def check(self, mark: int, wait_seconds: float) -> str | None:
+        """None if the database can be written now, else why not."""
+        try:
+            if self._file_on_disk() != self._opened_file:
+                return "was removed or replaced while it was open; restart the gateway"
+            if self._trouble is not None:
+                # Only a real try tells whether it still stands.
+                self.try_to_write_backlog(mark, wait_seconds)
+                if self._trouble is not None:
+                    return self._trouble
+            # Not durable: whoever calls /health in a loop must not cost a disk sync each time.
+            with transaction(self._database, wait_seconds, durable=False):
+                rewrite_header(self._database)
+        except sqlite3.Error as error:
+            return what_is_wrong(error)
+        return None
+
+    @property
+    def _database(self) -> Database:
+        if self._opened is None:
+            raise sqlite3.ProgrammingError("the store is closed")
+        return self._opened
+
+    def _table(self, name: str) -> Table:
+        return self._database.table(name)
+
+    def _file_on_disk(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _drop(self, batch: Batch) -> None:
+        self._backlog.drop(batch)
+        logger.exception("rows were dropped: the database cannot hold them", extra={"fields": {"rows": len(batch)}})
+
+    def _note_trouble(self, error: sqlite3.Error) -> None:
+        trouble = what_is_wrong(error)
+        if trouble != self._trouble:
+            self._trouble = trouble
+            logger.error("probes and usage cannot be stored now: %s", error, extra=self._fields())
+
+    def _note_recovery(self) -> None:
+        if self._trouble is not None:
+            self._trouble = None
+            logger.warning("probes and usage are stored again", extra=self._fields())
+
+    def _log_dropped(self) -> None:
+        dropped = self._backlog.dropped
+        now = self._clock.monotonic()
+        if dropped > self._dropped_logged and now - self._dropped_logged_at >= DROPPED_LOG_INTERVAL_SECONDS:
+            logger.error("too many rows wait for the database; the oldest were dropped", extra=self._fields())
+            self._dropped_logged, self._dropped_logged_at = dropped, now
+
+    def _fields(self) -> dict[str, Any]:
+        return {"fields": {"queued": len(self._backlog), "dropped": self._backlog.dropped}}

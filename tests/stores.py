@@ -1,0 +1,69 @@
+"""Stores for tests: real files, batches written only when told to, and no thread left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+from multiverse.storage import Store
+
+NEVER_SECONDS = 3600.0
+FULL_ROW: dict[str, Any] = {
+    "registration_id": "reg-1",
+    "model_name": "llama/3:8b",
+    "served_model_name": "/models/llama.gguf",
+    "endpoint_url": "http://127.0.0.1:8080",
+    "api_key": "sk-server",
+    "owner_name": "Zoë 北京 🌍",
+    "owner_email": "zoe@example.org",
+    "description": "a laptop\nin the back row",
+    "tags": ["gpu", "ünïcode", "a,b"],
+    "context_length": 8192,
+    "max_concurrency": 2,
+    "draining": 1,
+    "health_status": "healthy",
+    "reason": None,
+    "consecutive_failures": 3,
+    "response_time_ms": 12.5,
+    "last_checked_at": "2026-01-31T12:00:00.123Z",
+    "last_successful_request_at": "2026-01-31T12:00:01.000Z",
+    "unhealthy_since": None,
+    "created_at": "2026-01-31T11:00:00.000Z",
+    "updated_at": "2026-01-31T12:00:00.123Z",
+}
+
+
+@asynccontextmanager
+async def opened(path: Path, flush_interval_seconds: float = NEVER_SECONDS, **options: Any) -> AsyncIterator[Store]:
+    """An open store that writes its batches only when it is told to."""
+    tasks = asyncio.all_tasks()
+    store = Store(str(path), flush_interval_seconds=flush_interval_seconds, **options)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+        assert store_threads() == []
+        assert asyncio.all_tasks() <= tasks
+
+
+def store_threads() -> list[str]:
+    """Threads that stores have running."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("multiverse-store")]
+
+
+def registration(registration_id: str, **changes: Any) -> dict[str, Any]:
+    """The least that a registration holds, at an address of its own."""
+    row = {"registration_id": registration_id, "model_name": "model", "endpoint_url": f"http://{registration_id}"}
+    return {**row, **changes}
+
+
+def rows_on_disk(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    """What another process would read."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql).fetchall()
