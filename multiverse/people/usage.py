@@ -1,0 +1,106 @@
+"""Usage: one row per admitted request, one log line, and the running totals.
+
+Rows go to the store's next batch; nothing here waits for the disk. Prompts and answers are never kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from multiverse.storage.store import Store
+
+LOG = logging.getLogger("multiverse.requests")
+
+OUTCOMES = ("ok", "failed", "client_closed", "rejected")
+
+
+@dataclass(slots=True)
+class UsageRecord:
+    """What is known of one request. Times in milliseconds since its admission; `settled` once it is counted."""
+
+    request_id: str
+    started_at: str
+    key_name: str
+    client_address: str
+    route: str
+    model_name: str
+    stream: bool
+    registration_id: str | None = None
+    outcome: str = "failed"
+    status: int = 500
+    attempts: int = 0
+    queue_ms: float = 0.0
+    first_token_ms: float | None = None
+    total_ms: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    tokens_estimated: bool = False
+    settled: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """The row of the store's `usage` table."""
+        row = {name: getattr(self, name) for name in self.__slots__ if name != "settled"}
+        return {**row, "stream": int(self.stream), "tokens_estimated": int(self.tokens_estimated)}
+
+
+class Usage:
+    """Counts requests and tokens since the gateway started."""
+
+    def __init__(self, *, store: Store) -> None:
+        self._store = store
+        self.in_flight = 0
+        self._outcomes = dict.fromkeys(OUTCOMES, 0)
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+
+    def admitted(self) -> None:
+        """A request may go on; `ended` must follow."""
+        self.in_flight += 1
+
+    def ended(self, record: UsageRecord) -> None:
+        """The request of `record` is over."""
+        self.in_flight -= 1
+        self._outcomes[record.outcome] += 1
+        self._prompt_tokens += record.prompt_tokens or 0
+        self._completion_tokens += record.completion_tokens or 0
+        self._store.queue_usage(record.row())
+        if LOG.isEnabledFor(logging.INFO):
+            LOG.info("request", extra={"fields": _log_fields(record)})
+
+    def requests(self) -> dict[str, int]:
+        """Counts of contract §1's `/admin/stats`; refusals count as failed, as their clients see it."""
+        outcomes = self._outcomes
+        return {
+            "total": sum(outcomes.values()) + self.in_flight,
+            "ok": outcomes["ok"],
+            "failed": outcomes["failed"] + outcomes["rejected"],
+            "client_closed": outcomes["client_closed"],
+            "in_flight": self.in_flight,
+        }
+
+    def tokens(self) -> dict[str, int]:
+        """Tokens of contract §1's `/admin/stats`."""
+        return {
+            "prompt": self._prompt_tokens,
+            "completion": self._completion_tokens,
+            "total": self._prompt_tokens + self._completion_tokens,
+        }
+
+
+def _log_fields(record: UsageRecord) -> dict[str, Any]:
+    return {
+        "request_id": record.request_id,
+        "key_name": record.key_name,
+        "route": record.route,
+        "model": record.model_name,
+        "server": record.registration_id,
+        "attempts": record.attempts,
+        "status": record.status,
+        "outcome": record.outcome,
+        "first_token_ms": record.first_token_ms,
+        "total_ms": record.total_ms,
+        "prompt_tokens": record.prompt_tokens,
+        "completion_tokens": record.completion_tokens,
+    }

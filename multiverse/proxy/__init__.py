@@ -1,0 +1,1 @@
+"""The way of one request from a client to a server and back."""

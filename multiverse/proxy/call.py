@@ -1,0 +1,73 @@
+"""One client's request as the proxy sees it, and the client's end of the wire.
+
+The body stays bytes; of its JSON the gateway reads `model` and `stream`, once. Whether these two are right is judged by
+web/schemas.py; headers and authentication never come this far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from multiverse.errors import InvalidRequest
+from multiverse.proxy.rewrite import has_repeated_model
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to forward. `started_seconds` is monotonic; `via` is what the server shall read in `Via`."""
+
+    request_id: str
+    route: str
+    body: bytes
+    model_name: str
+    stream: bool
+    key_name: str
+    client_address: str
+    via: str
+    started_seconds: float
+
+
+class Reply(Protocol):
+    """The client's end: what the proxy may do with it."""
+
+    def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """Fix status and headers; they go out with the first bytes."""
+
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Send `data` now; an awaitable when the client does not keep up, done when it has caught up."""
+
+    def finish(self, data: bytes = b"") -> None:
+        """Send `data` and end the response in an orderly way."""
+
+
+class BodyHead(msgspec.Struct):
+    """The few fields of a body that the gateway itself needs, unjudged."""
+
+    model: Any = msgspec.UNSET
+    stream: Any = msgspec.UNSET
+
+
+def read_body(body: bytes) -> dict[str, Any]:
+    """`model` and `stream` of a JSON body, those that are there, as they are.
+
+    Raises InvalidRequest for anything that is not one JSON object in UTF-8, or that names `model` twice.
+    """
+    try:
+        if not body.isascii():
+            body.decode("utf-8")
+        found = msgspec.json.decode(body, type=BodyHead)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("The body is not valid UTF-8. Send JSON in UTF-8 (RFC 8259 §8.1).") from error
+    except RecursionError as error:
+        raise InvalidRequest("The body is nested too deeply to be read.") from error
+    except msgspec.ValidationError as error:
+        raise InvalidRequest('The body must be a JSON object, for example {"model": …}.') from error
+    except (msgspec.DecodeError, ValueError) as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
+    if has_repeated_model(body):
+        raise InvalidRequest("The body names `model` more than once. Leave one.", param="model")
+    return {name: value for name in ("model", "stream") if (value := getattr(found, name)) is not msgspec.UNSET}

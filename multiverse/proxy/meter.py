@@ -1,0 +1,176 @@
+"""What passes by, read without slowing it: the end of a stream, its usage, its errors.
+
+Looks at blocks of complete events with byte searches; JSON is parsed only where a search has found something worth it.
+A quoted key cannot occur inside a JSON string (its quotes would be escaped), so the searches do not err on content.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from multiverse.proxy.sse import event_data, split_events
+
+DONE_MARK = re.compile(rb"(?:^|[\r\n])data:[ ]?\[DONE\][ ]*(?=[\r\n]|$)")
+FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
+RESPONSE_END = re.compile(
+    rb"(?:^|[\r\n])event:[ ]?response\.(?:completed|failed|incomplete)[ ]*[\r\n]"
+    rb'|"type"\s*:\s*"response\.(?:completed|failed|incomplete)"'
+)
+USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*\{')
+
+
+class WholeWhen(Enum):
+    """What makes a stream of this route whole (contract §3, "Truncation is not success")."""
+
+    DONE_OR_FINISH_REASON = "chat"
+    RESPONSE_EVENT = "responses"
+    ORDERLY_END = "other"
+
+
+def whole_when(route: str) -> WholeWhen:
+    """The rule for `route`, as the client called it."""
+    if route in ("/v1/chat/completions", "/v1/completions"):
+        return WholeWhen.DONE_OR_FINISH_REASON
+    return WholeWhen.RESPONSE_EVENT if route == "/v1/responses" else WholeWhen.ORDERLY_END
+
+
+class TokenCounts(msgspec.Struct):
+    """OpenAI's `usage`, under the names of chat and completions or of `/v1/responses`."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class WithUsage(msgspec.Struct):
+    """An answer or event that may carry `usage`, itself or in its `response`."""
+
+    usage: TokenCounts | None = None
+    response: WithInnerUsage | None = None
+
+
+class WithInnerUsage(msgspec.Struct):
+    """The `response` of a `/v1/responses` event."""
+
+    usage: TokenCounts | None = None
+
+
+class WithError(msgspec.Struct):
+    """An event that may be an error."""
+
+    error: Any = None
+
+
+class Meter:
+    """Tokens of one request, from what its server reports; `estimated` when it reports nothing."""
+
+    __slots__ = ("completion_tokens", "data_events", "prompt_tokens", "reported")
+
+    def __init__(self) -> None:
+        self.prompt_tokens: int | None = None
+        self.completion_tokens: int | None = None
+        self.reported = False
+        self.data_events = 0
+
+    def read_usage(self, document: bytes) -> bool:
+        """Take over the `usage` of a JSON document. False when it is no JSON object."""
+        try:
+            found = msgspec.json.decode(document, type=WithUsage)
+        except msgspec.ValidationError:
+            return document.lstrip()[:1] in (b"{", b"[")  # JSON, but its usage is not OpenAI's.
+        except (msgspec.DecodeError, RecursionError, ValueError):
+            return False
+        usage = found.usage or (found.response.usage if found.response else None)
+        if usage is not None:
+            self.prompt_tokens = _count(usage.prompt_tokens, usage.input_tokens)
+            self.completion_tokens = _count(usage.completion_tokens, usage.output_tokens)
+            self.reported = True
+        return True
+
+    def estimate(self) -> None:
+        """A stream without `usage`: servers send about one token in an event, the last ones carry none."""
+        if not self.reported and self.completion_tokens is None and self.data_events:
+            self.completion_tokens = max(self.data_events - 2, 1)
+
+
+def _count(first: int | None, second: int | None) -> int | None:
+    value = first if first is not None else second
+    return value if value is not None and 0 <= value < 2**53 else None
+
+
+class StreamWatch:
+    """Follows the events of one stream: has it been whole, has it reported an error, what does it count."""
+
+    __slots__ = ("_whole_when", "done", "finished", "meter", "server_error")
+
+    def __init__(self, rule: WholeWhen, meter: Meter) -> None:
+        self._whole_when = rule
+        self.meter = meter
+        self.done = False
+        self.finished = False
+        self.server_error: Any = None
+
+    def observe(self, block: bytes) -> bytes:
+        """Read a block of complete events; returns what of it belongs to the answer.
+
+        Everything after `[DONE]` is cut off, and so is everything after an error event.
+        """
+        self.meter.data_events += block.count(b"data:")
+        if b'"error"' in block:
+            block = self._up_to_error(block)
+        if b'"usage"' in block and USAGE_OBJECT.search(block) is not None:
+            self._read_usage(block)
+        if self._whole_when is WholeWhen.RESPONSE_EVENT:
+            self.finished = self.finished or RESPONSE_END.search(block) is not None
+        elif not self.finished and b'"finish_reason"' in block:
+            self.finished = FINISH_REASON.search(block) is not None
+        if b"[DONE]" in block and self.server_error is None:
+            block = self._up_to_done(block)
+        return block
+
+    @property
+    def whole(self) -> bool:
+        """Whether an orderly end now would be the end of a whole answer."""
+        return self.done or self.finished or self._whole_when is WholeWhen.ORDERLY_END
+
+    @property
+    def lacks_done(self) -> bool:
+        """Whether the gateway has to add `[DONE]` at an orderly end."""
+        return self._whole_when is WholeWhen.DONE_OR_FINISH_REASON and self.finished and not self.done
+
+    def _up_to_done(self, block: bytes) -> bytes:
+        mark = DONE_MARK.search(block)
+        if mark is None:
+            return block
+        self.done = True
+        kept = 0
+        for event in split_events(block):
+            kept += len(event)
+            if kept >= mark.end():
+                break
+        return block[:kept] if kept >= mark.end() else block
+
+    def _up_to_error(self, block: bytes) -> bytes:
+        kept = 0
+        for event in split_events(block):
+            kept += len(event)
+            if b'"error"' not in event:
+                continue
+            try:
+                found = msgspec.json.decode(event_data(event), type=WithError).error
+            except (msgspec.DecodeError, RecursionError, ValueError):
+                continue
+            if found:
+                self.server_error = found
+                return block[:kept]
+        return block
+
+    def _read_usage(self, block: bytes) -> None:
+        for event in split_events(block):
+            if USAGE_OBJECT.search(event) is not None:
+                self.meter.read_usage(event_data(event))

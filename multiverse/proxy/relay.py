@@ -1,0 +1,194 @@
+"""One attempt's answer on its way from a server to the client: recognise it, commit, relay, know whether it was whole.
+
+Called by the transport as bytes arrive. Per event there is framing and a write: no JSON, no log, no await. Which server
+is asked, and what follows from a failure, is decided in forward.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from multiverse.errors import StreamTruncated
+from multiverse.proxy.answer import Answer
+from multiverse.proxy.call import Call
+from multiverse.proxy.meter import Meter, StreamWatch, whole_when
+from multiverse.proxy.sse import DONE_EVENT, EventReader, EventTooLarge, has_data
+from multiverse.proxy.verdicts import BROKE_OFF, Verdict, answer_verdict, bad_answer_verdict
+from multiverse.servers.server import Blame, Server
+from multiverse.servers.tunnels import is_html, tunnel_reason
+from multiverse.transport.failures import AnswerTooLarge
+from multiverse.transport.messages import ResponseHead
+
+if TYPE_CHECKING:
+    from multiverse.transport.http import Exchange
+
+JSON_HEADERS = {"Content-Type": "application/json"}
+MAX_ERROR_BODY_BYTES = 1024 * 1024
+
+
+class Refused(Exception):
+    """Raised inside the transport's callbacks to end an exchange whose answer is of no use; `verdict` says why."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.reason)
+        self.verdict = verdict
+
+
+class Relay:
+    """The answer of one server to one attempt.
+
+    `on_commit()` is called before the first event goes out, `on_whole(blame)` before the last byte does: by then the
+    attempt must be counted out, so that a client's next request finds the slot free.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        server: Server,
+        answer: Answer,
+        meter: Meter,
+        *,
+        client_headers: dict[str, str],
+        max_body_size: int,
+        max_event_size: int,
+        on_commit: Callable[[], None],
+        on_whole: Callable[[Blame, str], None],
+    ) -> None:
+        self._call = call
+        self._server = server
+        self._answer = answer
+        self._client_headers = client_headers
+        self._max_body_size = max_body_size
+        self._reader = EventReader(max_event_size)
+        self._watch = StreamWatch(whole_when(call.route), meter)
+        self._meter = meter
+        self._on_commit = on_commit
+        self._on_whole = on_whole
+        self._head: ResponseHead | None = None
+        self._is_events = False
+        self._collected: list[bytes] = []
+        self._collected_size = 0
+        self.exchange: Exchange | None = None
+        self.committed = False
+
+    # -- as it comes ---------------------------------------------------------------------------------------------------
+
+    def on_head(self, head: ResponseHead) -> None:
+        """Status and headers have come. Raises Refused for what can be refused without its body."""
+        self._head = head
+        content_type = head.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if not 200 <= head.status < 300 or tunnel_reason(head.status, head.headers) is not None:
+            return
+        self._is_events = content_type == "text/event-stream"
+        if self._is_events and not self._call.stream:
+            raise Refused(bad_answer_verdict("the server answers a plain request with a stream of events"))
+        if not self._is_events and not is_html(head.headers):
+            self._expect_document(content_type)
+
+    def _expect_document(self, content_type: str) -> None:
+        if not (content_type in ("application/json", "") or self._is_audio(content_type)):
+            raise Refused(
+                bad_answer_verdict(f"the server answers with the type '{content_type[:100]}' instead of JSON")
+            )
+        if self._call.stream and self._answer.started:
+            reason = "the server does not stream: it answers a streamed request with plain JSON"
+            raise Refused(bad_answer_verdict(reason))
+        self._answer.held_for_json = True
+
+    def _is_audio(self, content_type: str) -> bool:
+        if not self._call.route.startswith("/v1/audio/"):
+            return False
+        return content_type.startswith("audio/") or content_type == "application/octet-stream"
+
+    def on_data(self, data: bytes) -> Awaitable[None] | None:
+        """Bytes of the body have come; an awaitable holds the server back while the client does not keep up."""
+        exchange = self.exchange
+        if exchange is not None:
+            self._server.last_byte_seconds = exchange.last_activity
+        if not self._is_events:
+            self._collect(data)
+            return None
+        try:
+            block = self._reader.feed(data)
+        except EventTooLarge as error:
+            raise AnswerTooLarge("one event of the server's stream is larger than the gateway accepts") from error
+        return self._pass_on(block) if block else None
+
+    def _collect(self, data: bytes) -> None:
+        self._collected.append(data)
+        self._collected_size += len(data)
+        good = self._head is not None and 200 <= self._head.status < 300
+        if self._collected_size > (self._max_body_size if good else min(self._max_body_size, MAX_ERROR_BODY_BYTES)):
+            raise AnswerTooLarge()
+
+    def _pass_on(self, block: bytes) -> Awaitable[None] | None:
+        if not self.committed:
+            self._collect(block)
+            if not has_data(block):
+                return None  # Comments and ids commit nothing; they wait for the first data.
+            block = b"".join(self._collected)
+            self._collected = []
+            self.committed = True
+            self._on_commit()
+            self._answer.start_stream(self._client_headers)
+        watch = self._watch
+        block = watch.observe(block)
+        if watch.server_error is not None:
+            self._end_after_server_error(block)
+            return None
+        if watch.done:
+            self._on_whole(Blame.SUCCESS, "")
+            self._answer.finish_stream(block)
+            return None
+        return self._answer.write(block)
+
+    def _end_after_server_error(self, block: bytes) -> None:
+        error = self._watch.server_error
+        code = error.get("code", error.get("status")) if isinstance(error, dict) else None
+        clients_fault = isinstance(code, int) and 400 <= code < 500
+        self._on_whole(Blame.NONE if clients_fault else Blame.FAILURE, "the server reported an error in its stream")
+        self._answer.finish_stream(block)
+
+    # -- at its end ----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> Verdict | None:
+        """The server's answer has come to an orderly end; None when the client has its whole answer now."""
+        if self._answer.finished:
+            return None
+        return self._finish_events() if self._is_events else self._finish_document()
+
+    def _finish_events(self) -> Verdict | None:
+        if self._reader.leftover.startswith(b"data:") and b"[DONE]" in self._reader.leftover:
+            self._pass_on(self._reader.leftover.rstrip(b"\r\n") + b"\n\n")
+            if self._answer.finished:
+                return None
+        if not self.committed:
+            return bad_answer_verdict("the server's stream ended before its first event")
+        if not self._watch.whole:
+            reason = "the server ended its stream before the answer was complete"
+            return Verdict(StreamTruncated(BROKE_OFF), reason, try_next=False)
+        self._on_whole(Blame.SUCCESS, "")
+        self._answer.finish_stream(DONE_EVENT if self._watch.lacks_done else b"")
+        return None
+
+    def _finish_document(self) -> Verdict | None:
+        head = self._head
+        assert head is not None
+        body = b"".join(self._collected)
+        content_type = head.headers.get("content-type", "").partition(";")[0].strip().lower()
+        self._answer.held_for_json = False
+        if not 200 <= head.status < 300 or tunnel_reason(head.status, head.headers) or is_html(head.headers, body):
+            asked_for = self._server.registration.served_model_name or self._call.model_name
+            return answer_verdict(head.status, head.headers, body, asked_for)
+        if self._is_audio(content_type):
+            headers = {"Content-Type": content_type, "Content-Disposition": "attachment"}
+        elif self._meter.read_usage(body):
+            headers = JSON_HEADERS
+        else:
+            return bad_answer_verdict("the server's answer is not valid JSON")
+        self.committed = True
+        self._on_commit()
+        self._on_whole(Blame.SUCCESS, "")
+        self._answer.send_whole(head.status, {**headers, **self._client_headers}, body)
+        return None

@@ -1,0 +1,205 @@
+"""What a server's answer or failure means: may another server be tried, who is to blame, what would the client be told.
+
+The table of contract §3 as pure functions. Nothing is decided twice: relay.py collects what came, forward.py acts on
+the `Verdict`.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from multiverse.errors import (
+    GatewayError,
+    ModelLoading,
+    ModelNotFound,
+    NotFound,
+    Overloaded,
+    ServerDisconnected,
+    ServerFailed,
+    ServerRefused,
+    ServerTimeout,
+)
+from multiverse.servers.server import Blame
+from multiverse.servers.tunnels import is_html, tunnel_reason
+from multiverse.transport.failures import AnswerTimeout, AnswerTooLarge, ConnectFailed, TotalTimeout, TransportError
+
+DEFAULT_BUSY_SECONDS = 1.0
+LONGEST_BUSY_SECONDS = 600.0
+LONGEST_SERVER_TEXT = 2000
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+
+FAILED = "No server could answer: those that were tried failed. Send the request again, or ask the server's owner."
+TOO_SLOW = "The server took too long to answer. Try a shorter prompt, fewer tokens or another model."
+TOO_LARGE = "The server's answer is larger than this gateway passes on. Ask for fewer tokens."
+BROKE_OFF = "The server broke off in the middle of its answer. Send the request again."
+FELL_SILENT = "The server fell silent in the middle of its answer. Send the request again."
+TOO_LONG = "The stream was ended because it took longer than this gateway allows."
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The meaning of one failed attempt.
+
+    `error` is what the client is told if this attempt was the last; `reason` is for the owner. `busy_seconds` is how
+    long others should be preferred; `body` is a server's own 4xx, to be passed on byte for byte.
+    """
+
+    error: GatewayError
+    reason: str
+    blame: Blame = Blame.FAILURE
+    try_next: bool = True
+    connect_failed: bool = False
+    busy_seconds: float | None = None
+    model_missing: bool = False
+    key_refused: bool = False
+    body: bytes | None = None
+
+    @property
+    def weight(self) -> int:
+        """Which of several verdicts the client should hear: busy (worth a retry), then failed, then not found."""
+        if self.busy_seconds is not None:
+            return 3
+        return 1 if isinstance(self.error, NotFound) else 2
+
+
+class ServerError(msgspec.Struct):
+    """The error object of OpenAI's shape, as far as we look into it."""
+
+    message: str
+    code: Any = None
+
+
+class ErrorBody(msgspec.Struct):
+    """A body in OpenAI's error shape."""
+
+    error: ServerError
+
+
+def failure_verdict(failure: TransportError) -> Verdict:
+    """What a `TransportError` before the commit means."""
+    if isinstance(failure, ConnectFailed):
+        return Verdict(ServerFailed(FAILED), failure.reason, connect_failed=True)
+    if isinstance(failure, AnswerTimeout):
+        return Verdict(ServerTimeout(TOO_SLOW), failure.reason, try_next=False)
+    if isinstance(failure, AnswerTooLarge):
+        return Verdict(ServerFailed(TOO_LARGE), failure.reason, try_next=False)
+    # A reset may be the laptop going to sleep: the next pick had better not find out again.
+    return Verdict(ServerFailed(FAILED), failure.reason, connect_failed=True)
+
+
+def broken_stream_verdict(failure: TransportError) -> Verdict:
+    """What a `TransportError` after the commit means; nothing can be tried any more."""
+    if isinstance(failure, TotalTimeout):
+        return Verdict(ServerTimeout(TOO_LONG), failure.reason, blame=Blame.NONE, try_next=False)
+    if isinstance(failure, AnswerTimeout):
+        return Verdict(ServerTimeout(FELL_SILENT), failure.reason, try_next=False)
+    if isinstance(failure, AnswerTooLarge):
+        return Verdict(ServerFailed(TOO_LARGE), failure.reason, try_next=False)
+    return Verdict(ServerDisconnected(BROKE_OFF), failure.reason, try_next=False)
+
+
+def bad_answer_verdict(reason: str) -> Verdict:
+    """A 200 that is not what was asked for."""
+    return Verdict(ServerFailed(FAILED), reason)
+
+
+def answer_verdict(status: int, headers: dict[str, str], body: bytes, model_name: str) -> Verdict:
+    """What an answer other than 2xx means. `model_name` is the name the server was asked for."""
+    tunnel = tunnel_reason(status, headers, body)
+    if tunnel is not None or is_html(headers, body):
+        return bad_answer_verdict(tunnel or f"the address answers with a web page (status {status}) instead of the API")
+    if status in (401, 403):
+        reason = f"the server refuses the gateway's key ({status}); update `api_key` in the registration"
+        return Verdict(ServerFailed(FAILED), reason, blame=Blame.NONE, key_refused=True)
+    if status == 404:
+        return _not_found_verdict(body, model_name)
+    if status in (429, 503):
+        return _busy_verdict(status, headers, body)
+    if status == 508:
+        reason = "the registration leads back to this gateway; deregister it"
+        return Verdict(ServerFailed("The server's registration leads back to this gateway."), reason, try_next=False)
+    if 400 <= status < 500:
+        return _refused_verdict(status, body)
+    return bad_answer_verdict(f"the server answered with status {status}")
+
+
+def _not_found_verdict(body: bytes, model_name: str) -> Verdict:
+    error = server_error(body)
+    text = error.message if error else body[:LONGEST_SERVER_TEXT].decode("utf-8", "replace")
+    if (error is not None and error.code == "model_not_found") or model_name in text:
+        message = f"No server that offers '{model_name}' knows it at present. GET /v1/models lists what can be used."
+        return Verdict(
+            ModelNotFound(message, param="model"),
+            "the server answers that it does not know this model; is `served_model_name` right?",
+            blame=Blame.NONE,
+            model_missing=True,
+        )
+    message = "No server of this model offers this route. Use another model, or another route of the OpenAI API."
+    return Verdict(NotFound(message), "the server does not offer the route that was asked for", blame=Blame.NONE)
+
+
+def _busy_verdict(status: int, headers: dict[str, str], body: bytes) -> Verdict:
+    seconds = retry_after_seconds(headers.get("retry-after"))
+    if status == 503 and b"loading" in body[:4096].lower():
+        error: GatewayError = ModelLoading(
+            "The model is being loaded by its server. Send the request again in a few seconds.",
+            retry_after_seconds=seconds or 5,
+        )
+        reason = "the server is loading its model"
+    else:
+        error = Overloaded(
+            "Every server of this model is busy. Send the request again in a moment.",
+            retry_after_seconds=seconds or DEFAULT_BUSY_SECONDS,
+        )
+        reason = f"the server is busy (status {status})"
+    busy_seconds = DEFAULT_BUSY_SECONDS if seconds is None else seconds
+    return Verdict(error, reason, blame=Blame.NONE, busy_seconds=busy_seconds)
+
+
+def _refused_verdict(status: int, body: bytes) -> Verdict:
+    passed_on = body if server_error(body) is not None else None
+    error = ServerRefused(plain_text(body) or f"The server refused the request with status {status}.", status=status)
+    return Verdict(error, f"the server refused a request ({status})", blame=Blame.NONE, try_next=False, body=passed_on)
+
+
+def server_error(body: bytes) -> ServerError | None:
+    """The `error` of a body in OpenAI's shape, else None."""
+    try:
+        return msgspec.json.decode(body, type=ErrorBody).error
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
+
+
+def plain_text(body: bytes) -> str:
+    """What a server's error says in words, from the shapes that servers use; one line, without control characters."""
+    text: Any = body.decode("utf-8", "replace")
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        document = None
+    if isinstance(document, dict):
+        for name in ("error", "detail", "message", "msg"):
+            if isinstance(document.get(name), str):
+                text = document[name]
+                break
+    return UNPRINTABLE.sub(" ", text).strip()[:LONGEST_SERVER_TEXT]
+
+
+def retry_after_seconds(value: str | None) -> float | None:
+    """A server's `Retry-After` in seconds, from a number or a date (RFC 9110 §10.2.3); None when it is neither."""
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:6]), LONGEST_BUSY_SECONDS)
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return min(max(moment.timestamp() - time.time(), 0.0), LONGEST_BUSY_SECONDS)

@@ -1,0 +1,218 @@
+"""Register, update, deregister, drain and resume: policy → probe → store first, registry second.
+
+A crash may lose a route until the next start, never invent one; deregistering is the mirror. What fields may hold is
+judged by web/schemas.py before; which addresses may be dialled by transport/addresses.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from multiverse.clock import Clock, unix_from_iso
+from multiverse.errors import InvalidRequest, NoServerAvailable, ServerNotFound
+from multiverse.servers.health import HealthChecker
+from multiverse.servers.probe import Finding, Prober, ProbeResult
+from multiverse.servers.registry import Registry
+from multiverse.servers.server import BreakerSettings, Registration, Server
+from multiverse.storage.store import Store
+from multiverse.transport.addresses import FORBIDDEN_ADDRESS_MESSAGE, Endpoint, parse_endpoint
+from multiverse.transport.dialling import Dialler
+from multiverse.transport.failures import AddressRefused, NameNotResolved
+
+LOG = logging.getLogger(__name__)
+
+ASKS_THE_SERVER_AGAIN = frozenset({"endpoint", "api_key", "served_model_name"})
+
+
+class RegistrationService:
+    """The only writer of registrations. `on_secret` is told each server's key, so that no log line ever shows it."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        store: Store,
+        prober: Prober,
+        health: HealthChecker,
+        dialler: Dialler,
+        clock: Clock,
+        breaker: BreakerSettings,
+        resolve_timeout_seconds: float,
+        on_secret: Callable[[str], None],
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._prober = prober
+        self._health = health
+        self._dialler = dialler
+        self._clock = clock
+        self._breaker = breaker
+        self._resolve_timeout_seconds = resolve_timeout_seconds
+        self._on_secret = on_secret
+        # Two owners who register the same pair at once must end up with one id: look up and store under one lock.
+        self._writing = asyncio.Lock()
+
+    async def load(self) -> int:
+        """Rebuild the registry from the store, everything `unknown`; returns how many servers there are."""
+        rows = await self._store.load_registrations()
+        for row in rows:
+            try:
+                server = self._new_server(Registration.from_row(row))
+            except InvalidRequest:
+                LOG.error(
+                    "registration skipped: its address is not valid",
+                    extra={"fields": {"server": row["registration_id"]}},
+                )
+                continue
+            server.restore(row)
+            self._registry.add(server, unix_from_iso(server.registration.created_at))
+        return len(rows)
+
+    def _new_server(self, registration: Registration) -> Server:
+        if registration.api_key is not None:
+            self._on_secret(registration.api_key)
+        return Server(registration, self._breaker, self._clock)
+
+    def server(self, registration_id: str) -> Server:
+        """The server with this id. Raises ServerNotFound."""
+        server = self._registry.get(registration_id)
+        if server is None:
+            raise ServerNotFound("No server has this registration id. GET /admin/servers lists them all.")
+        return server
+
+    # -- register ------------------------------------------------------------------------------------------------------
+
+    async def register(self, fields: dict[str, Any], *, require_healthy: bool = False) -> tuple[Server, bool]:
+        """Register a server, or update the one registered for the same model and address; (server, created).
+
+        Raises InvalidRequest for an address that is malformed or not permitted; NoServerAvailable under
+        `require_healthy` when the probe is not good, with nothing stored; StoreFailed, with nothing changed.
+        """
+        endpoint = await self._permitted_endpoint(fields["endpoint_url"])
+        now = self._clock.utc_iso()
+        given = {name: value for name, value in fields.items() if name != "endpoint_url"}
+        candidate = Registration(
+            registration_id=str(uuid.uuid4()), endpoint=endpoint, created_at=now, updated_at=now, **given
+        )
+        if candidate.api_key is not None:
+            self._on_secret(candidate.api_key)
+        result = await self._probe_first(candidate, require_healthy=require_healthy)
+        async with self._writing:
+            known = self._registry.find(candidate.model_name, endpoint.url)
+            if known is not None:
+                await self._save_changes(known, given)
+                self._health.apply(known, result)
+                return known, False
+            server = self._new_server(candidate)
+            changed = self._health.judge(server, result)
+            await self._store.save_registration({**candidate.to_row(), **server.state_row()})
+            self._registry.add(server, unix_from_iso(now))
+            self._health.record(server, result, changed=changed)
+        LOG.info("server registered", extra={"fields": self._log_fields(server)})
+        return server, True
+
+    async def _permitted_endpoint(self, endpoint_url: str) -> Endpoint:
+        endpoint = parse_endpoint(endpoint_url)
+        try:
+            async with asyncio.timeout(self._resolve_timeout_seconds):
+                await self._dialler.check(endpoint)
+        except AddressRefused as error:
+            raise InvalidRequest(FORBIDDEN_ADDRESS_MESSAGE, param="endpoint_url") from error
+        except (NameNotResolved, TimeoutError):
+            pass  # A tunnel's name may come alive later: registered, unhealthy.
+        return endpoint
+
+    async def _probe_first(self, registration: Registration, *, require_healthy: bool) -> ProbeResult:
+        result = await self._prober.probe(registration)
+        if require_healthy and result.finding is not Finding.GOOD:
+            raise NoServerAvailable(
+                f"Nothing was registered, because the server did not pass its probe: {result.reason}. Start it and "
+                "register again, or leave `require_healthy` out.",
+                retry_after_seconds=5,
+            )
+        return result
+
+    # -- update --------------------------------------------------------------------------------------------------------
+
+    async def update(self, registration_id: str, changes: dict[str, Any], *, require_healthy: bool = False) -> Server:
+        """Change the fields in `changes` (None clears an optional one).
+
+        Raises ServerNotFound, InvalidRequest, StoreFailed and, under `require_healthy`, NoServerAvailable; nothing is
+        changed then.
+        """
+        server = self.server(registration_id)
+        changes = dict(changes)
+        if "endpoint_url" in changes:
+            changes["endpoint"] = await self._permitted_endpoint(changes.pop("endpoint_url"))
+        if changes.get("api_key") is not None:
+            self._on_secret(changes["api_key"])
+        result = None
+        if require_healthy or ASKS_THE_SERVER_AGAIN & changes.keys():
+            result = await self._probe_first(replace(server.registration, **changes), require_healthy=require_healthy)
+        async with self._writing:
+            self.server(registration_id)  # It may have been deregistered while we asked.
+            await self._save_changes(server, changes)
+            if result is not None:
+                self._health.apply(server, result)
+        LOG.info("server updated", extra={"fields": {**self._log_fields(server), "changed": sorted(changes)}})
+        return server
+
+    async def _save_changes(self, server: Server, changes: dict[str, Any]) -> None:
+        before = server.registration
+        after = replace(before, **changes, updated_at=self._clock.utc_iso())
+        twin = self._registry.find(after.model_name, after.endpoint.url)
+        if twin is not None and twin is not server:
+            raise InvalidRequest(
+                "Another registration already offers this model at this address. Update or deregister that one "
+                f"({twin.registration_id}).",
+                param="endpoint_url",
+            )
+        await self._store.save_registration({**after.to_row(), **server.state_row()})
+        server.registration = after
+        if after.endpoint != before.endpoint:
+            server.forget_health()
+        if after.model_name != before.model_name and server.registered:
+            self._registry.rename(server, before.model_name, unix_from_iso(after.updated_at))
+
+    # -- out and back --------------------------------------------------------------------------------------------------
+
+    async def deregister(self, registration_id: str) -> None:
+        """No new request goes there from now on; those under way finish. Raises ServerNotFound, StoreFailed."""
+        async with self._writing:
+            server = self.server(registration_id)
+            self._registry.remove(registration_id)
+            try:
+                await self._store.delete_registration(registration_id)
+            except Exception:
+                # Still on disk: it would be back after a restart, so say so now rather than then.
+                server.registered = True
+                self._registry.add(server, unix_from_iso(server.registration.created_at))
+                raise
+        LOG.info("server deregistered", extra={"fields": self._log_fields(server)})
+
+    async def set_draining(self, registration_id: str, draining: bool) -> Server:
+        """Take a server out of rotation, or put it back. Raises ServerNotFound, StoreFailed."""
+        async with self._writing:
+            server = self.server(registration_id)
+            await self._store.save_registration(
+                {**server.registration.to_row(), **server.state_row(), "draining": int(draining)}
+            )
+            server.draining = draining
+        self._registry.changed(server)
+        LOG.info("server draining" if draining else "server resumed", extra={"fields": self._log_fields(server)})
+        return server
+
+    async def deregister_lost(self, after_hours: float) -> None:
+        """Deregister the servers that have been unhealthy for `after_hours`."""
+        for server in list(self._registry.servers):
+            if self._health.lost_for_hours(server) >= after_hours:
+                LOG.warning("server unhealthy for too long", extra={"fields": self._log_fields(server)})
+                await self.deregister(server.registration_id)
+
+    def _log_fields(self, server: Server) -> dict[str, Any]:
+        return {"server": server.registration_id, "model": server.registration.model_name}

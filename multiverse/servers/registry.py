@@ -1,0 +1,201 @@
+"""The live table in memory: model → servers. Who can answer now is decided here, without I/O and without await.
+
+A projection of the store: rebuilt from it at any time. `pick()` and `Server.attempt()` are called with no await between
+them; that is the lock. Waiting for a free slot lives in proxy/queue.py, probing in health.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+from collections.abc import Callable, Collection, Iterator
+
+from multiverse.errors import GatewayError, ModelLoading, ModelNotFound, NoServerAvailable, Overloaded
+from multiverse.servers.server import HEALTHY, Server
+
+MAX_NAMES_TO_COMPARE = 200
+
+
+class Rotation:
+    """The servers of one model, in the order of their registration, and where the round robin stands."""
+
+    __slots__ = ("created_unix", "next_position", "servers")
+
+    def __init__(self, created_unix: float) -> None:
+        self.servers: list[Server] = []
+        self.next_position = 0
+        self.created_unix = created_unix
+
+    def add(self, server: Server) -> None:
+        """Append: the places of the others do not move."""
+        self.servers.append(server)
+
+    def remove(self, server: Server) -> None:
+        """Take out; the turn stays with whoever had it."""
+        position = self.servers.index(server)
+        del self.servers[position]
+        if position < self.next_position:
+            self.next_position -= 1
+
+    def in_turn(self) -> Iterator[tuple[int, Server]]:
+        """All servers once, beginning with the one whose turn it is."""
+        count = len(self.servers)
+        for offset in range(count):
+            position = (self.next_position + offset) % count
+            yield position, self.servers[position]
+
+
+class Registry:
+    """All registered servers. `least_busy` picks by in-flight over slots instead of in turn."""
+
+    def __init__(self, *, least_busy: bool = False, chooser: random.Random | None = None) -> None:
+        self._rotations: dict[str, Rotation] = {}
+        self._by_id: dict[str, Server] = {}
+        self._least_busy = least_busy
+        self._chooser = chooser or random.Random()
+        self._on_change: Callable[[str], None] = lambda model_name: None
+
+    def watch(self, on_change: Callable[[str], None]) -> None:
+        """Call `on_change(model_name)` whenever waiting for a server of that model may be over."""
+        self._on_change = on_change
+
+    def changed(self, server: Server) -> None:
+        """Something about `server` changed that may let a waiting request through."""
+        if server.available:
+            self._on_change(server.registration.model_name)
+
+    # -- who is registered ---------------------------------------------------------------------------------------------
+
+    def add(self, server: Server, created_unix: float) -> None:
+        """Make `server` known. `created_unix` dates its model, should it be the first to offer it."""
+        self._by_id[server.registration_id] = server
+        self._rotations.setdefault(server.registration.model_name, Rotation(created_unix)).add(server)
+        self.changed(server)
+
+    def remove(self, registration_id: str) -> Server | None:
+        """No new request goes there from now on; those under way finish. None when the id is unknown."""
+        server = self._by_id.pop(registration_id, None)
+        if server is not None:
+            server.registered = False
+            self._leave(server, server.registration.model_name)
+            self._on_change(server.registration.model_name)  # Nobody shall wait for a server that is gone.
+        return server
+
+    def _leave(self, server: Server, model_name: str) -> None:
+        rotation = self._rotations[model_name]
+        rotation.remove(server)
+        if not rotation.servers:
+            del self._rotations[model_name]
+
+    def rename(self, server: Server, old_model_name: str, created_unix: float) -> None:
+        """`server` offers another model now: move it to that model's rotation."""
+        self._leave(server, old_model_name)
+        self._rotations.setdefault(server.registration.model_name, Rotation(created_unix)).add(server)
+        self.changed(server)
+
+    def get(self, registration_id: str) -> Server | None:
+        """The server with this id."""
+        return self._by_id.get(registration_id)
+
+    def find(self, model_name: str, endpoint_url: str) -> Server | None:
+        """The server registered for this model at this address (normal form)."""
+        rotation = self._rotations.get(model_name)
+        for server in rotation.servers if rotation else ():
+            if server.registration.endpoint.url == endpoint_url:
+                return server
+        return None
+
+    @property
+    def servers(self) -> Collection[Server]:
+        """All servers, in the order of their registration."""
+        return self._by_id.values()
+
+    def models(self) -> Iterator[tuple[str, float, list[Server]]]:
+        """Each model's name, the time it was first registered (Unix seconds) and its servers."""
+        for model_name, rotation in self._rotations.items():
+            yield model_name, rotation.created_unix, rotation.servers
+
+    # -- who can answer ------------------------------------------------------------------------------------------------
+
+    def pick(self, model_name: str, tried: Collection[Server] = ()) -> Server | None:
+        """The server that shall take the next request for `model_name`; None when all that could are full.
+
+        Raises ModelNotFound for a model nobody registered; NoServerAvailable, ModelLoading or Overloaded when no server
+        can answer. `tried` servers are passed over.
+        """
+        rotation = self._rotations.get(model_name)
+        if rotation is None:
+            raise self._unknown_model(model_name)
+        picked = self._pick_least_busy(rotation, tried) if self._least_busy else self._pick_in_turn(rotation, tried)
+        if picked is not None:
+            return picked
+        if any(server.in_rotation and server.full and not server.ejected for server in untried(rotation, tried)):
+            return None
+        last_resort = self._pick_last_resort(rotation, tried)
+        if last_resort is not None:
+            return last_resort
+        raise self._nobody(rotation)
+
+    def _pick_in_turn(self, rotation: Rotation, tried: Collection[Server]) -> Server | None:
+        second_choice: tuple[int, Server] | None = None
+        for position, server in rotation.in_turn():
+            if not server.available or server in tried:
+                continue
+            if server.preferred:
+                rotation.next_position = position + 1
+                return server
+            if second_choice is None or server.skipped_until < second_choice[1].skipped_until:
+                second_choice = position, server
+        if second_choice is None:
+            return None
+        rotation.next_position = second_choice[0] + 1
+        return second_choice[1]
+
+    def _pick_least_busy(self, rotation: Rotation, tried: Collection[Server]) -> Server | None:
+        candidates = [server for server in untried(rotation, tried) if server.available]
+        candidates = [server for server in candidates if server.preferred] or candidates
+        if not candidates:
+            return None
+        loads = [server.in_flight / (server.registration.max_concurrency or 1) for server in candidates]
+        lowest = min(loads)
+        least = [server for server, load in zip(candidates, loads, strict=True) if load == lowest]
+        return self._chooser.choice(least)
+
+    def _pick_last_resort(self, rotation: Rotation, tried: Collection[Server]) -> Server | None:
+        if any(server.available for server in rotation.servers):
+            return None  # One of them works: it has been tried for this request, and its answer is the answer.
+        candidates = [server for server in untried(rotation, tried) if server.may_be_last_resort]
+        return min(candidates, key=lambda server: server.last_failed_seconds, default=None)
+
+    def _nobody(self, rotation: Rotation) -> GatewayError:
+        servers = rotation.servers
+        if any(server.loading for server in servers if not server.draining):
+            return ModelLoading(
+                "The model is being loaded by its server. Send the request again in a few seconds.",
+                retry_after_seconds=5,
+            )
+        if any(server.full for server in servers if server.health_status == HEALTHY and not server.draining):
+            return Overloaded(
+                "Every server of this model is busy. Send the request again later.", retry_after_seconds=5
+            )
+        return NoServerAvailable(
+            "The model is registered, but no server can answer now. Send the request again in a moment, or ask the "
+            "server's owner whether it is running.",
+            retry_after_seconds=5,
+        )
+
+    def _unknown_model(self, model_name: str) -> ModelNotFound:
+        names = list(self._rotations)[:MAX_NAMES_TO_COMPARE]
+        by_lower = {name.lower(): name for name in names}
+        near = difflib.get_close_matches(model_name.lower()[:200], list(by_lower), n=3, cutoff=0.5)
+        hint = (
+            "Did you mean " + " or ".join(f"'{by_lower[name]}'" for name in near) + "?"
+            if near
+            else "GET /v1/models lists the models on offer."
+        )
+        return ModelNotFound(f"The model '{model_name[:200]}' is not registered here. {hint}", param="model")
+
+
+def untried(rotation: Rotation, tried: Collection[Server]) -> list[Server]:
+    """The servers of `rotation` that this request has not been to."""
+    return [server for server in rotation.servers if server not in tried]
