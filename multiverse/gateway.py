@@ -1,0 +1,185 @@
+"""The composition root: builds every service, starts them in order, drains and closes them in the mirror of it.
+
+Services get only what they use; none of them sees the `Gateway`. Only the web handlers do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from multiverse.clock import Clock
+from multiverse.config import Config
+from multiverse.loop_watch import LoopWatch
+from multiverse.people.keys import Keys
+from multiverse.people.limits import RateLimit
+from multiverse.people.usage import Usage
+from multiverse.proxy.forward import ForwardSettings, Proxy
+from multiverse.proxy.queue import Queue
+from multiverse.servers.health import HealthChecker
+from multiverse.servers.probe import Prober
+from multiverse.servers.registration import RegistrationService
+from multiverse.servers.registry import Registry
+from multiverse.servers.server import BreakerSettings
+from multiverse.storage.store import Store
+from multiverse.ticking import SteadyCallback
+from multiverse.transport.addresses import AddressPolicy
+from multiverse.transport.dialling import Dialler
+from multiverse.transport.http import StreamingHTTPClient
+
+LOG = logging.getLogger(__name__)
+
+WRONG_KEYS_PER_MINUTE = 50
+AUTO_DEREGISTER_LOOKS_SECONDS = 60.0
+DRAIN_LOOKS_SECONDS = 0.05
+
+
+class Gateway:
+    """Everything that runs, for as long as the context lasts. `on_secret` is told every key that logs must not show."""
+
+    def __init__(self, config: Config, *, on_secret: Callable[[str], None] | None = None) -> None:
+        self.config = config
+        self.clock = Clock()
+        self.gateway_id = secrets.token_hex(8)
+        self.draining = False
+        self.started_seconds = time.monotonic()
+        self.keys = Keys(admin_key=config.admin_api_key, client_keys=config.client_api_keys)
+        self.request_limit = self._request_limit()
+        self.wrong_key_limit = RateLimit(limit=WRONG_KEYS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
+        self.store = Store(config.database_path)
+        self.registry = Registry(least_busy=config.load_balancing == "least_busy")
+        self.usage = Usage(store=self.store)
+        self.loop_watch = LoopWatch(clock=self.clock)
+        self._on_secret = on_secret or (lambda secret: None)
+
+    def _request_limit(self) -> RateLimit | None:
+        config = self.config
+        if not config.rate_limit_enabled:
+            return None
+        return RateLimit(limit=config.rate_limit_requests_per_minute, period_seconds=60.0, clock=self.clock)
+
+    @property
+    def via(self) -> str:
+        """This gateway in a `Via` header (RFC 9110 §7.6.3); unique, so that it recognises its own requests."""
+        return f"1.1 multiverse-{self.gateway_id}"
+
+    # -- start ---------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Gateway:
+        """Open the store and load the registry; probing starts with `watch_servers()`, once the port is open.
+
+        Raises StoreFailed.
+        """
+        config = self.config
+        await self.store.open()
+        try:
+            dialler = Dialler(AddressPolicy(allow_private=config.allow_private_addresses))
+            self.transport = StreamingHTTPClient(force_instance=True, dialler=dialler)
+            self._build_servers(dialler)
+            self.queue = Queue(
+                registry=self.registry, size=config.queue_size, timeout_seconds=config.queue_timeout_seconds
+            )
+            self.registry.watch(self.queue.serve)
+            self.proxy = Proxy(
+                queue=self.queue,
+                transport=self.transport,
+                usage=self.usage,
+                clock=self.clock,
+                settings=_forward_settings(config),
+            )
+            await self.registrations.load()
+        except BaseException:
+            await self.store.close()
+            raise
+        self.loop_watch.start()
+        return self
+
+    def _build_servers(self, dialler: Dialler) -> None:
+        config = self.config
+        prober = Prober(
+            transport=self.transport,
+            clock=self.clock,
+            timeout_seconds=config.health_check_timeout_seconds,
+            via=self.via,
+        )
+        self.health = HealthChecker(
+            registry=self.registry,
+            prober=prober,
+            store=self.store,
+            clock=self.clock,
+            interval_seconds=config.health_check_interval_seconds,
+            concurrency=config.health_check_concurrency,
+        )
+        self.registrations = RegistrationService(
+            registry=self.registry,
+            store=self.store,
+            prober=prober,
+            health=self.health,
+            dialler=dialler,
+            clock=self.clock,
+            breaker=_breaker_settings(config),
+            resolve_timeout_seconds=config.connect_timeout_seconds,
+            on_secret=self._on_secret,
+        )
+        self._lost_servers = SteadyCallback(self._deregister_lost, AUTO_DEREGISTER_LOOKS_SECONDS * 1000)
+
+    def watch_servers(self) -> None:
+        """Probe all servers now, and go on until the end."""
+        self.health.start()
+        if self.config.auto_deregister_after_hours > 0:
+            self._lost_servers.start()
+
+    async def _deregister_lost(self) -> None:
+        await self.registrations.deregister_lost(self.config.auto_deregister_after_hours)
+
+    # -- end -----------------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Refuse new requests; wait for those under way, at most `DRAIN_SECONDS`, then end what is left."""
+        self.draining = True
+        deadline = self.clock.monotonic() + self.config.drain_seconds
+        LOG.info("draining", extra={"fields": {"requests": len(self.proxy.under_way)}})
+        while self.proxy.under_way and self.clock.monotonic() < deadline:
+            await asyncio.sleep(DRAIN_LOOKS_SECONDS)
+        self.proxy.shut_down()
+        while self.proxy.under_way and self.clock.monotonic() < deadline + 1:
+            await asyncio.sleep(DRAIN_LOOKS_SECONDS)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop probing, close every connection, write what is queued."""
+        self._lost_servers.stop()
+        self.loop_watch.stop()
+        await self.health.stop()
+        self.transport.close()
+        for server in self.registry.servers:
+            self.store.queue_server_state(server.registration_id, server.state_row())
+        await self.store.close()
+
+
+def _breaker_settings(config: Config) -> BreakerSettings:
+    return BreakerSettings(
+        max_failures=config.max_consecutive_failures,
+        successes_to_recover=config.successes_to_recover,
+        eject_seconds=config.eject_seconds,
+        eject_max_seconds=config.eject_max_seconds,
+    )
+
+
+def _forward_settings(config: Config) -> ForwardSettings:
+    return ForwardSettings(
+        max_attempts=1 + config.max_retry_attempts,
+        connect_timeout_seconds=config.connect_timeout_seconds,
+        request_timeout_seconds=config.request_timeout_seconds,
+        stream_idle_timeout_seconds=config.stream_idle_timeout_seconds,
+        stream_max_seconds=config.stream_max_seconds,
+        stream_keepalive_seconds=config.stream_keepalive_seconds,
+        max_response_body_size=config.max_response_body_size,
+        max_event_size=config.max_event_size,
+        show_server_id=config.include_gateway_server_id_header,
+    )

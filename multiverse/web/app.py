@@ -1,0 +1,128 @@
+"""make_app(gateway), and run(config): the life of the process from its settings to its exit code.
+
+Start: store, registry, port, then the first sweep. End: refuse, drain, close in the mirror of it (contract §6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import tornado.autoreload
+import tornado.netutil
+import tornado.web
+
+from multiverse import __version__
+from multiverse.config import Config, ConfigError
+from multiverse.errors import StoreFailed
+from multiverse.gateway import Gateway
+from multiverse.logs import Logs, open_logs
+from multiverse.web.handlers.base import NotFoundHandler
+from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
+from multiverse.web.routes import ROUTES, Route
+
+LOG = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_FAILED, EXIT_BAD_SETTINGS = 0, 1, 2
+LAST_ANSWERS_SECONDS = 1.0
+NO_LIMIT = 2**62  # Bodies are counted by the handlers, which can answer 413 in the right shape; Tornado's limit cannot.
+
+NO_ROUTE = Route(shown="", pattern="", handler=NotFoundHandler, access="anyone", methods={})
+
+
+def make_app(gateway: Gateway) -> tornado.web.Application:
+    """The Tornado application of `gateway`, from ROUTES."""
+    return tornado.web.Application(
+        [(route.pattern, route.handler, {"gateway": gateway, "route": route}) for route in ROUTES],
+        default_handler_class=NotFoundHandler,
+        default_handler_args={"gateway": gateway, "route": NO_ROUTE},
+        log_function=lambda handler: None,  # Tornado's own line shows the query; ours is written in people/usage.py.
+        cors_allow_origins=gateway.config.cors_allow_origins,
+    )
+
+
+def make_server(gateway: Gateway) -> GatewayHTTPServer:
+    """The HTTP server of `gateway`, not listening yet."""
+    config = gateway.config
+    return GatewayHTTPServer(
+        make_app(gateway),
+        idle_connection_timeout=config.header_timeout_seconds,
+        body_timeout=config.body_timeout_seconds,
+        max_header_size=MAX_HEAD_BYTES,
+        max_body_size=NO_LIMIT,
+    )
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code."""
+    try:
+        logs = open_logs(config)
+    except ConfigError as error:
+        sys.stderr.write(f"multiverse: {error}\n")
+        return EXIT_BAD_SETTINGS
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_serve(config, logs))
+    except (StoreFailed, _CannotListen) as error:
+        sys.stderr.write(f"multiverse: {error}\n")
+        return EXIT_FAILED
+    finally:
+        logs.close()
+
+
+class _CannotListen(Exception):
+    """The port cannot be had; the text says what to do."""
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed: a third less CPU."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _bind(config: Config) -> list[socket.socket]:
+    try:
+        return tornado.netutil.bind_sockets(config.port, config.host or None)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _CannotListen(
+                f"port {config.port} is in use already; set PORT to another one, or stop what uses it "
+                f"(find it with: lsof -ti:{config.port})"
+            ) from error
+        raise _CannotListen(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
+
+
+async def _serve(config: Config, logs: Logs) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    sockets = _bind(config)
+    try:
+        async with Gateway(config, on_secret=logs.redact) as gateway:
+            server = make_server(gateway)
+            server.add_sockets(sockets)
+            host, port = sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            LOG.info("multiverse %s listening on http://%s:%d", __version__, shown, port)
+            gateway.watch_servers()
+            if config.reload:
+                tornado.autoreload.start()
+            await stop.wait()
+            await gateway.drain()
+            server.stop()
+            await server.wait_until_idle(LAST_ANSWERS_SECONDS)
+            await server.close_all_connections()
+    finally:
+        for listener in sockets:
+            listener.close()
+    LOG.info("stopped")
+    return EXIT_OK

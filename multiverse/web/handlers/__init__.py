@@ -1,0 +1,1 @@
+"""One request handler for each route."""

@@ -1,0 +1,305 @@
+"""What every handler shares: request id, access, reading a JSON body within its limit, errors in OpenAI's shape.
+
+A request is judged before its body is read: route, method, key, size. What HTTP itself asks for (malformed requests,
+bodies that nobody wants any more, timers) is in web/http_server.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import tornado.web
+from tornado.httputil import HTTPHeaders, HTTPServerRequest
+from tornado.iostream import StreamClosedError
+
+from multiverse.errors import (
+    GatewayError,
+    InternalError,
+    InvalidAPIKey,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PermissionDenied,
+    RateLimitExceeded,
+    RequestTooLarge,
+    ShuttingDown,
+    UnsupportedMediaType,
+    envelope,
+)
+from multiverse.people.keys import NOBODY, Caller
+
+if TYPE_CHECKING:
+    from multiverse.gateway import Gateway
+    from multiverse.web.routes import Route
+
+LOG = logging.getLogger(__name__)
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._+/=-]{1,200}")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+JSON_TYPE = re.compile(r"application/(?:json|[a-z0-9.+-]+\+json)", re.IGNORECASE)
+EXPOSED_HEADERS = "X-Request-ID, X-Gateway-Server-ID, X-Gateway-Attempts, Retry-After, X-Should-Retry"
+
+
+@tornado.web.stream_request_body
+class GatewayHandler(tornado.web.RequestHandler):
+    """Base of all handlers. Subclasses write `get`, `post` … and call `read_json()` or use `body()`."""
+
+    gateway: Gateway
+    route: Route
+    caller: Caller = NOBODY
+
+    def initialize(self, gateway: Gateway, route: Route) -> None:
+        """From the route table."""
+        self.gateway = gateway
+        self.route = route
+        self._chunks: list[bytes] = []
+        self._received = 0
+
+    def set_default_headers(self) -> None:
+        """Called by Tornado before anything else, and again before an error is rendered."""
+        if not hasattr(self, "request_id"):
+            self.request_id = request_id_of(self.request.headers)
+        self.clear_header("Server")
+        self.set_header("X-Request-ID", self.request_id)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self._allow_cross_origin()
+
+    def _allow_cross_origin(self) -> None:
+        origins = self.application.settings["cors_allow_origins"]
+        if not origins or not self.request.path.startswith("/v1/"):
+            return
+        self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
+        if "*" in origins:
+            self.set_header("Access-Control-Allow-Origin", "*")
+            return
+        self.set_header("Vary", "Origin")
+        origin = self.request.headers.get("Origin")
+        if origin is not None and origin in origins:
+            self.set_header("Access-Control-Allow-Origin", origin)
+
+    def compute_etag(self) -> None:
+        """No ETag: hashing every answer costs more than it saves."""
+        return None
+
+    def check_xsrf_cookie(self) -> None:
+        """Keys travel in headers that other sites cannot set; there is no cookie to protect."""
+
+    # -- before the body -----------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Judge the request by its head; a refusal is sent at once."""
+        try:
+            self._admit()
+        except GatewayError as error:
+            self._refuse(error)
+
+    def _admit(self) -> None:
+        method = self.request.method or ""
+        if method == "OPTIONS":
+            return
+        if method not in self.allowed_methods():
+            raise self.wrong_method()
+        if self.gateway.draining and not self.route.answers_while_draining:
+            raise ShuttingDown()
+        self.caller = self._identify()
+        self._check_body_head()
+        self.admit()
+
+    def admit(self) -> None:
+        """For subclasses: more to judge before the body is read."""
+
+    def allowed_methods(self) -> tuple[str, ...]:
+        """The methods this handler has."""
+        stock = tornado.web.RequestHandler
+        return tuple(
+            method for method in METHODS if getattr(type(self), method.lower()) is not getattr(stock, method.lower())
+        )
+
+    def wrong_method(self) -> GatewayError:
+        """The error for a method that this route does not have."""
+        allowed = (*self.allowed_methods(), "OPTIONS")
+        return MethodNotAllowed(f"This route takes {', '.join(allowed)}.", allow=allowed)
+
+    def _check_body_head(self) -> None:
+        headers = self.request.headers
+        limit = self.gateway.config.max_request_body_size
+        length = headers.get("Content-Length", "")
+        if length.isascii() and length.isdigit() and int(length[:20]) > limit:
+            raise _too_large(limit)
+        if self.request.method in ("POST", "PUT", "PATCH") and self.route.request_schema is not None:
+            if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+                raise UnsupportedMediaType("The body must not be compressed. Send it without 'Content-Encoding'.")
+            content_type = headers.get("Content-Type", "").partition(";")[0].strip()
+            if content_type and not JSON_TYPE.fullmatch(content_type):
+                raise UnsupportedMediaType(
+                    f"The body must be JSON, not '{_printable(content_type)[:100]}'. Send the header "
+                    "'Content-Type: application/json' (with curl: -H 'Content-Type: application/json')."
+                )
+
+    # -- who asks ------------------------------------------------------------------------------------------------------
+
+    @property
+    def client_address(self) -> str:
+        """The caller's address: the peer's, or behind a trusted proxy what that proxy saw."""
+        if self.gateway.config.trust_proxy_headers:
+            forwarded = self.request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+            if forwarded:
+                return _printable(forwarded)[:100]
+        return str(self.request.remote_ip)
+
+    def _identify(self) -> Caller:
+        access = self.route.access
+        key = self._presented_key()
+        caller = self.gateway.keys.identify(key) if key else None
+        if access == "admin":
+            if caller is None:
+                raise self._wrong_key(counts=bool(key))
+            if not caller.is_admin:
+                raise PermissionDenied("This key may not do this. Use the admin's key.")
+        elif access == "client" and self.gateway.config.require_client_api_key and caller is None:
+            raise self._wrong_key(counts=bool(key))
+        return caller or NOBODY
+
+    def _presented_key(self) -> str:
+        headers = self.request.headers
+        own_header = headers.get("X-API-Key")
+        if own_header:
+            return own_header.strip()
+        scheme, _, key = headers.get("Authorization", "").partition(" ")
+        return key.strip() if scheme.lower() == "bearer" else ""
+
+    def _wrong_key(self, *, counts: bool) -> GatewayError:
+        wait_seconds = self.gateway.wrong_key_limit.allow(self.client_address) if counts else None
+        if wait_seconds is not None:
+            return RateLimitExceeded(
+                "Too many wrong API keys from this address. Wait, and check the key.", retry_after_seconds=wait_seconds
+            )
+        return InvalidAPIKey()
+
+    # -- the body ------------------------------------------------------------------------------------------------------
+
+    def data_received(self, chunk: bytes) -> None:
+        """A piece of the body; one that is too long is refused as soon as that shows."""
+        self._received += len(chunk)
+        limit = self.gateway.config.max_request_body_size
+        if self._received > limit:
+            self._chunks.clear()
+            self._refuse(_too_large(limit))
+        else:
+            self._chunks.append(chunk)
+
+    def body(self) -> bytes:
+        """The whole body."""
+        return b"".join(self._chunks)
+
+    def read_json(self) -> Any:
+        """The body as JSON. Raises InvalidRequest."""
+        try:
+            return msgspec.json.decode(self.body())
+        except RecursionError as error:
+            raise InvalidRequest("The body is nested too deeply to be read.") from error
+        except (msgspec.DecodeError, ValueError) as error:
+            raise InvalidRequest(f"The body is not valid JSON: {_printable(str(error))}.") from error
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer `error` now; what is still being sent is web/http_server.py's to drop."""
+        self.render_error(error)
+        self.finish()
+
+    # -- what Tornado calls --------------------------------------------------------------------------------------------
+
+    def options(self, *args: str, **kwargs: str) -> None:
+        """What this route takes; for browsers, the answer to a preflight."""
+        allowed = ", ".join((*self.allowed_methods(), "OPTIONS"))
+        self.set_status(204)
+        self.set_header("Allow", allowed)
+        if self.request.path.startswith("/v1/") and self.application.settings["cors_allow_origins"]:
+            self.set_header("Access-Control-Allow-Methods", allowed)
+            self.set_header("Access-Control-Max-Age", "600")
+            requested = self.request.headers.get("Access-Control-Request-Headers", "")
+            if re.fullmatch(r"[A-Za-z0-9, _-]{1,2000}", requested):
+                self.set_header("Access-Control-Allow-Headers", requested)
+
+    def reply_json(self, document: Any, status: int = 200) -> None:
+        """Answer with `document`."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(msgspec.json.encode(document))
+
+    def render_error(self, error: GatewayError) -> None:
+        """Write `error` as the answer, without ending it."""
+        body = msgspec.json.encode(envelope(error))
+        self.set_status(error.status)
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Content-Length", str(len(body)))
+        for name, value in error.headers().items():
+            self.set_header(name, value)
+        self.write(body)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """The renderer before the commit: total over any exception."""
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        self.render_error(error if isinstance(error, GatewayError) else self._translated(status_code, error))
+        self.finish()
+
+    def _translated(self, status_code: int, error: BaseException | None) -> GatewayError:
+        if status_code == 404:
+            return _no_such_route()
+        if status_code == 405:
+            return self.wrong_method()
+        if 400 <= status_code < 500:
+            return InvalidRequest("The request is malformed: its URL, arguments or headers cannot be read.")
+        return InternalError(
+            f"The gateway failed while handling this request. Tell the admin the request id {self.request_id}."
+        )
+
+    def log_exception(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Errors raised on purpose are answers, not events; all others are ours to mend."""
+        if isinstance(error, (GatewayError, tornado.web.HTTPError, StreamClosedError)):
+            return
+        LOG.error(
+            "request failed inside the gateway",
+            exc_info=error,
+            extra={"fields": {"request_id": self.request_id, "route": self.request.path}},
+        )
+
+
+class NotFoundHandler(GatewayHandler):
+    """Every path that no route has."""
+
+    def _admit(self) -> None:
+        raise _no_such_route()
+
+    def wrong_method(self) -> GatewayError:
+        """Whatever the method, there is nothing here."""
+        return _no_such_route()
+
+
+def request_id_of(headers: HTTPHeaders) -> str:
+    """The request id that the client chose, if it is one, else a new one."""
+    given = headers.get("X-Request-ID", "")
+    return given if REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+
+
+def _no_such_route() -> NotFound:
+    return NotFound("There is no such route. GET / tells where the API is; GET /docs describes it.")
+
+
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The body is larger than {limit} bytes. Send less; the admin sets MAX_REQUEST_BODY_SIZE.")
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def first_values(request: HTTPServerRequest) -> dict[str, str]:
+    """The query of `request`, each name with its last value. Raises InvalidRequest for bytes that are not UTF-8."""
+    try:
+        return {name: values[-1].decode("utf-8") for name, values in request.query_arguments.items()}
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("The query is not valid UTF-8.") from error

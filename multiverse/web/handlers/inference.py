@@ -1,0 +1,201 @@
+"""`/v1`: models on offer, and requests that are forwarded to a server.
+
+The handler is the client's end of the wire: it turns Tornado's connection into a `Reply` with back-pressure. Picking
+servers, failing over and reading answers all live in proxy/.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+from tornado.iostream import StreamClosedError
+
+from multiverse.errors import GatewayError, LoopDetected, ModelNotFound, NotFound, RateLimitExceeded
+from multiverse.proxy.call import Call, read_body
+from multiverse.proxy.forward import Forwarding
+from multiverse.servers.server import HEALTHY, Server
+from multiverse.web.handlers.base import GatewayHandler
+from multiverse.web.schemas import CallSchema, load
+
+CALL_SCHEMA = CallSchema()
+VIA_OF_GATEWAYS = re.compile(r"(?:1\.[01] multiverse-[0-9a-f]{16})(?:, ?1\.[01] multiverse-[0-9a-f]{16}){0,15}")
+FORWARDED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+
+
+class ModelsHandler(GatewayHandler):
+    """`GET /v1/models`: the models that at least one healthy server offers."""
+
+    def get(self) -> None:
+        """List them in OpenAI's shape."""
+        offered = [model for model in self._models() if model["healthy_servers"]]
+        self.reply_json({"object": "list", "data": offered})
+
+    def head(self) -> None:
+        """As GET, without the body."""
+        self.get()
+
+    def _models(self) -> list[dict[str, Any]]:
+        return [model_record(name, created, servers) for name, created, servers in self.gateway.registry.models()]
+
+
+class ModelHandler(GatewayHandler):
+    """`GET /v1/models/{id}`; ids with slashes work raw and as `%2F`."""
+
+    def get(self, model_name: str) -> None:
+        """One model."""
+        for name, created, servers in self.gateway.registry.models():
+            if name == model_name:
+                record = model_record(name, created, servers)
+                if record["healthy_servers"]:
+                    self.reply_json(record)
+                    return
+        raise ModelNotFound(
+            f"No healthy server offers the model '{model_name[:200]}'. GET /v1/models lists what is on offer.",
+            param="model",
+        )
+
+    def head(self, model_name: str) -> None:
+        """As GET, without the body."""
+        self.get(model_name)
+
+
+def model_record(model_name: str, created_unix: float, servers: list[Server]) -> dict[str, Any]:
+    """A model as `/v1/models` shows it; `created` is when it was first registered here."""
+    owners = {server.registration.owner_name for server in servers if server.registration.owner_name}
+    return {
+        "id": model_name,
+        "object": "model",
+        "created": int(created_unix),
+        "owned_by": owners.pop() if len(owners) == 1 else "multiverse",
+        "servers": len(servers),
+        "healthy_servers": sum(server.health_status == HEALTHY for server in servers),
+    }
+
+
+class ForwardHandler(GatewayHandler):
+    """`POST /v1/…`: forwarded to a server of the model that the body names."""
+
+    _forwarding: Forwarding | None = None
+
+    def admit(self) -> None:
+        """Refuse loops, strange paths and callers over their limit before the body is read."""
+        if not FORWARDED_PATH.fullmatch(self.request.path):
+            raise NotFound("There is no such route. GET / tells where the API is.")
+        if self.gateway.gateway_id in self.request.headers.get("Via", ""):
+            raise LoopDetected("This request came from this gateway: it is registered at itself. Deregister it.")
+        limit = self.gateway.request_limit
+        if limit is not None:
+            name = f"key:{self.caller.name}" if self.caller.name != "anonymous" else f"address:{self.client_address}"
+            wait_seconds = limit.allow(name)
+            if wait_seconds is not None:
+                raise RateLimitExceeded(
+                    "Your limit of requests per minute is reached. Wait as long as `Retry-After` says.",
+                    retry_after_seconds=wait_seconds,
+                )
+
+    async def post(self, *args: str) -> None:
+        """Forward, and answer with whatever comes of it."""
+        body = self.body()
+        self._chunks.clear()
+        fields = load(CALL_SCHEMA, read_body(body))
+        gateway = self.gateway
+        inbound_via = self.request.headers.get("Via", "")
+        call = Call(
+            request_id=self.request_id,
+            route=self.request.path,
+            body=body,
+            model_name=fields["model"],
+            stream=bool(fields.get("stream")),
+            key_name=self.caller.name,
+            client_address=self.client_address,
+            via=f"{inbound_via}, {gateway.via}" if VIA_OF_GATEWAYS.fullmatch(inbound_via) else gateway.via,
+            started_seconds=gateway.clock.monotonic(),
+        )
+        reply = TornadoReply(self, write_timeout_seconds=gateway.config.client_write_timeout_seconds)
+        self._forwarding = gateway.proxy.begin(call, reply)
+        await self._forwarding.run()
+
+    def on_connection_close(self) -> None:
+        """The client left: stop the work at once."""
+        super().on_connection_close()
+        if self._forwarding is not None:
+            self._forwarding.client_left()
+
+    def set_default_headers(self) -> None:
+        """Tornado clears all headers before an error; the attempts that led to it belong to the answer."""
+        super().set_default_headers()
+        if self._forwarding is not None and self._forwarding.attempts:
+            self.set_header("X-Gateway-Attempts", str(self._forwarding.attempts))
+
+
+class AnyForwardHandler(ForwardHandler):
+    """Routes the gateway has no name for: a POST is forwarded, anything else does not exist."""
+
+    def wrong_method(self) -> GatewayError:
+        """Nothing is known to be here but for those who forward."""
+        return NotFound("There is no such route. GET / tells where the API is; GET /v1/models lists the models.")
+
+
+class TornadoReply:
+    """A `Reply` on a Tornado handler. `write_timeout_seconds` is how long a client may take not a single byte."""
+
+    def __init__(self, handler: GatewayHandler, *, write_timeout_seconds: float) -> None:
+        self._handler = handler
+        self._stream = handler.request.connection.stream  # type: ignore[union-attr]
+        self._write_timeout_seconds = write_timeout_seconds
+        self._watching = False
+
+    def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """Status and headers; they go out with the first bytes."""
+        self._handler.set_status(status)
+        for name, value in headers.items():
+            self._handler.set_header(name, value)
+
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Send now; an awaitable while the socket's buffer is full."""
+        if self._stream.closed():
+            return None
+        self._handler.write(data)
+        flushed = self._handler.flush()
+        if not self._stream.writing():
+            return None
+        self._watch()
+        return _quietly(flushed)
+
+    def finish(self, data: bytes = b"") -> None:
+        """Send the rest and end the response."""
+        if self._stream.closed():
+            return
+        self._handler.finish(data)
+        if self._stream.writing():
+            self._watch()
+
+    def _watch(self) -> None:
+        """Close on a client that reads nothing at all for the write timeout."""
+        if not self._watching:
+            self._watching = True
+            asyncio.get_running_loop().call_later(self._write_timeout_seconds, self._look, self._written())
+
+    def _look(self, written_before: int) -> None:
+        self._watching = False
+        if self._stream.closed() or not self._stream.writing():
+            return
+        if self._written() == written_before:
+            self._stream.close()
+        else:
+            self._watch()
+
+    def _written(self) -> int:
+        # Tornado has no public word for it; without it, a slow reader looks like one that stopped.
+        return int(getattr(self._stream, "_total_write_done_index", 0))
+
+
+async def _quietly(flushed: Awaitable[None]) -> None:
+    """A client that leaves is told by `on_connection_close`, not by a failed write."""
+    try:
+        await flushed
+    except StreamClosedError:
+        return

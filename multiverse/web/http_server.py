@@ -1,0 +1,242 @@
+"""Tornado's HTTP server with the manners it lacks; routes and handlers are not its business.
+
+Malformed requests are answered in OpenAI's shape, not with a bare 400. An answer that comes before the end of a body is
+not lost: the rest is read and dropped for a moment. An idle connection may be silent for longer than a head may take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import socket
+from collections.abc import Awaitable
+from typing import Any
+
+import msgspec
+from tornado import httputil
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
+from tornado.httpserver import HTTPServer, _HTTPRequestContext
+from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
+
+from multiverse.errors import InvalidRequest, envelope
+from multiverse.web.handlers.base import request_id_of
+
+LOG = logging.getLogger(__name__)
+
+END_OF_HEAD = rb"\r?\n\r?\n"
+MAX_HEAD_BYTES = 65_536
+# A head over its limit is still read, up to here, so that it can be answered; beyond, the connection is just closed.
+MOST_READ_BYTES = 4 * MAX_HEAD_BYTES
+LINGER_SECONDS = 2.0
+# Load balancers keep connections for 60 s and should be the ones who close: else they send into a closing connection.
+IDLE_SECONDS = 75.0
+IDLE_LOOKS_SECONDS = 0.02
+DISCARD_BYTES = 65_536
+QUOTED = re.compile(r"['\"].*", re.DOTALL)
+
+
+class RequestConnection(HTTP1Connection):
+    """One request and its answer; `first` when it is the first on its connection.
+
+    Follows `HTTP1Connection._read_message` of Tornado 6.6, the server's half of it.
+    """
+
+    def __init__(self, stream: IOStream, params: HTTP1ConnectionParameters, context: object, *, first: bool) -> None:
+        super().__init__(stream, False, params, context)
+        self._loop = asyncio.get_running_loop()
+        # Who connects shall speak within the time for a head; who has been answered may take longer.
+        self._head_began = first
+        self._idle_seconds = 0.0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._delegate_waits = False
+
+    @property
+    def busy(self) -> bool:
+        """A request has come, and its answer is not out."""
+        return self._request_start_line is not None and self._linger_timer is None and not self._finish_future.done()
+
+    async def serve(self, delegate: httputil.HTTPMessageDelegate) -> bool:
+        """Read the request and see its answer out; True when another may follow.
+
+        Raises StreamClosedError when the client leaves, UnsatisfiableReadError when its head has no end.
+        """
+        try:
+            await self._read_request(delegate)
+            await self._wait_for_answer()
+        except httputil.HTTPInputError as error:
+            await self._answer_malformed(error)
+        finally:
+            if self._delegate_waits:
+                delegate.on_connection_close()
+            self._clear_callbacks()
+        return not self.stream.closed()
+
+    # -- the request ---------------------------------------------------------------------------------------------------
+
+    async def _read_request(self, delegate: httputil.HTTPMessageDelegate) -> None:
+        start_line, headers = self._parse_head(await self._read_head())
+        self._request_start_line, self._request_headers = start_line, headers
+        self._disconnect_on_finish = not self._can_keep_alive(start_line, headers)
+        self._read_finished = "Transfer-Encoding" not in headers and headers.get("Content-Length", "0") == "0"
+        self._delegate_waits = True
+        prepared = delegate.headers_received(start_line, headers)
+        if prepared is not None:
+            await prepared
+        body = self._read_body(0, headers, delegate)
+        if body is not None:
+            if headers.get("Expect", "").lower() == "100-continue" and not self._write_finished:
+                self.stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await self._in_time(body)
+        self._read_finished = True
+        if not self._write_finished:
+            self._delegate_waits = False
+            delegate.finish()
+
+    async def _read_head(self) -> bytes:
+        reading = self.stream.read_until_regex(END_OF_HEAD, max_bytes=MOST_READ_BYTES)
+        self._time_head()
+        try:
+            return await reading
+        finally:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+
+    def _time_head(self) -> None:
+        self._head_timer = self._loop.call_later(self.params.header_timeout or IDLE_SECONDS, self._look_at_head)
+
+    def _look_at_head(self) -> None:
+        """Close on a head that takes too long, or on a connection that has been idle for long."""
+        self._idle_seconds += self.params.header_timeout or IDLE_SECONDS
+        if self._head_began or self._idle_seconds >= IDLE_SECONDS:
+            self.stream.close()
+            return
+        # Tornado has no public word for "some of it has come"; without it, idle ones would have to go as early.
+        self._head_began = self.stream._read_buffer_size > 0
+        self._time_head()
+
+    def _parse_head(self, head: bytes) -> tuple[httputil.RequestStartLine, httputil.HTTPHeaders]:
+        if len(head) > self.params.max_header_size:
+            raise httputil.HTTPInputError("head too large")
+        line, headers = self._parse_headers(head)
+        start_line = httputil.parse_request_start_line(line)
+        if start_line.version == "HTTP/1.0" and "Transfer-Encoding" in headers:
+            raise httputil.HTTPInputError("Transfer-Encoding in HTTP/1.0")  # RFC 9112 §6.1: its framing is faulty.
+        return start_line, headers
+
+    async def _in_time(self, body: Awaitable[None]) -> None:
+        """Read the body; close on a client that takes too long."""
+        try:
+            async with asyncio.timeout(self._body_timeout):
+                await body
+        except TimeoutError:
+            self.close()
+            raise StreamClosedError from None
+
+    # -- the answer ----------------------------------------------------------------------------------------------------
+
+    def write_headers(
+        self,
+        start_line: httputil.RequestStartLine | httputil.ResponseStartLine,
+        headers: httputil.HTTPHeaders,
+        chunk: bytes | None = None,
+    ) -> asyncio.Future[None]:
+        """As Tornado's; an answer before the end of the request is the last on its connection, and says so."""
+        if not self._read_finished:
+            self._disconnect_on_finish = True
+        return super().write_headers(start_line, headers, chunk)
+
+    async def _wait_for_answer(self) -> None:
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self.close()
+        elif not self._finish_future.done() and not self.stream.closed():
+            self.stream.set_close_callback(self._on_connection_close)
+            await self._finish_future
+
+    def _finish_request(self, future: asyncio.Future[None] | None) -> None:
+        """The answer is out. Closing on a client that still sends would reset the connection, and the answer with it
+        (RFC 9112 §9.6): let what comes be dropped for a moment.
+        """
+        if self._read_finished or self.stream.closed():
+            super()._finish_request(future)
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        self._linger_timer = self._loop.call_later(LINGER_SECONDS, self.close)
+        with contextlib.suppress(OSError):  # the client may have left
+            self.stream.socket.shutdown(socket.SHUT_WR)
+
+    async def _answer_malformed(self, error: httputil.HTTPInputError) -> None:
+        """400, unless an answer has begun already; what else the client sends belongs to no request."""
+        fields = {"client": str(self.context), "problem": QUOTED.sub("", str(error))[:100]}
+        LOG.info("malformed request", extra={"fields": fields})
+        if self._response_start_line is None:
+            self.stream.write(self._malformed_answer())
+        if self._linger_timer is None:
+            self._linger()
+        with contextlib.suppress(StreamClosedError):
+            while True:
+                await self.stream.read_bytes(DISCARD_BYTES, partial=True)
+                await asyncio.sleep(0)  # What has arrived already is read without giving way.
+
+    def _malformed_answer(self) -> bytes:
+        error = InvalidRequest("The request is malformed: its request line, headers or body do not follow HTTP/1.1.")
+        body = msgspec.json.encode(envelope(error))
+        headers = self._request_headers
+        lines = (
+            f"HTTP/1.1 {error.status} Bad Request",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            f"X-Request-ID: {request_id_of(headers or httputil.HTTPHeaders())}",
+            "X-Content-Type-Options: nosniff",
+            "Connection: close",
+        )
+        return "\r\n".join((*lines, "", "")).encode("ascii") + body
+
+
+class ClientConnection(HTTP1ServerConnection):
+    """One client's connection: request after request."""
+
+    request: RequestConnection | None = None
+
+    async def _server_request_loop(self, delegate: httputil.HTTPServerConnectionDelegate) -> None:
+        try:
+            again = True
+            while again:
+                first = self.request is None
+                self.request = RequestConnection(self.stream, self.params, self.context, first=first)
+                again = await self.request.serve(delegate.start_request(self, self.request))
+                await asyncio.sleep(0)
+        except (StreamClosedError, UnsatisfiableReadError, asyncio.CancelledError):
+            return  # The client is gone, or never came to an end.
+        except Exception:
+            LOG.exception("connection failed inside the gateway")
+        finally:
+            self.stream.close()
+            delegate.on_close(self)
+
+
+class GatewayHTTPServer(HTTPServer):
+    """Tornado's `HTTPServer` on these connections. `idle_connection_timeout` is the time for a request's head."""
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        """A client has connected; called by Tornado."""
+        context = _HTTPRequestContext(stream, address, self.protocol, self.trusted_downstream)
+        connection = ClientConnection(stream, self.conn_params, context)
+        self._connections.add(connection)
+        connection.start_serving(self)
+
+    async def wait_until_idle(self, within_seconds: float) -> None:
+        """Let answers that are under way go out."""
+        give_up_at = asyncio.get_running_loop().time() + within_seconds
+        while self._busy and asyncio.get_running_loop().time() < give_up_at:
+            await asyncio.sleep(IDLE_LOOKS_SECONDS)
+
+    @property
+    def _busy(self) -> bool:
+        requests = (connection.request for connection in self._connections if isinstance(connection, ClientConnection))
+        return any(request is not None and request.busy for request in requests)

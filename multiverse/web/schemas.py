@@ -1,0 +1,246 @@
+"""What may come in and what goes out, in marshmallow: the only module that knows the library.
+
+Types are strict: `"yes"` is no boolean and `true` no number. `load()` maps every complaint to `InvalidRequest` with the
+field's name in `param`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate
+
+from multiverse.errors import InvalidRequest
+
+__all__ = [
+    "CallSchema",
+    "ProbesQuerySchema",
+    "RegisterSchema",
+    "Schema",
+    "ServerQuerySchema",
+    "ServerSchema",
+    "UpdateSchema",
+    "load",
+]
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9._\-:/@+]{1,200}")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+CONTROL_CHARACTERS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+PRINTABLE_ASCII = re.compile(r"[!-~]{1,500}")
+MAX_TAGS, MAX_TAG_LENGTH = 20, 50
+MAX_NUMBER = 2**31 - 1
+
+
+class StrictBoolean(fields.Boolean):
+    """true or false; marshmallow's own takes "yes", "on" and 1 as well."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ValidationError("must be true or false")
+        return value
+
+
+class PositiveInteger(fields.Integer):
+    """A whole number of at least 1; marshmallow's own takes `true` and "5" as well."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_NUMBER:
+            raise ValidationError("must be a whole number of at least 1")
+        return value
+
+
+class Line(fields.String):
+    """One line of text without control characters; surrounding space is dropped, nothing left counts as null."""
+
+    def __init__(self, *, longest: int, allowed: re.Pattern[str] | None = None, hint: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._longest = longest
+        self._allowed = allowed
+        self._hint = hint
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, str):
+            raise ValidationError("must be a string")
+        text = value.strip()
+        if not text and self.allow_none:
+            return None
+        if self._allowed is not None and not self._allowed.fullmatch(text):
+            raise ValidationError(self._hint)
+        if len(text) > self._longest or CONTROL_CHARACTERS.search(text):
+            raise ValidationError(f"must be at most {self._longest} characters, without line breaks")
+        return text
+
+
+class Paragraph(fields.String):
+    """Text that may have line breaks."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, str):
+            raise ValidationError("must be a string")
+        if len(value) > 2000 or CONTROL_CHARACTERS_BUT_BREAKS.search(value):
+            raise ValidationError("must be at most 2000 characters, without control characters")
+        return value.strip() or None
+
+
+class Email(Line):
+    """An e-mail address."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        return text if text is None else validate.Email(error="must be an e-mail address")(text)
+
+
+class Tags(fields.Field[tuple[str, ...]]):
+    """A list of words, or one string with commas between them; doubles are dropped."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
+        words = value.split(",") if isinstance(value, str) else value
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValidationError("must be a list of strings, or one string with commas")
+        tags = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
+        too_long = any(len(tag) > MAX_TAG_LENGTH or CONTROL_CHARACTERS.search(tag) for tag in tags)
+        if len(tags) > MAX_TAGS or too_long:
+            raise ValidationError(f"must be at most {MAX_TAGS} tags of at most {MAX_TAG_LENGTH} characters")
+        return tags
+
+
+MODEL_NAME_HINT = "must be 1 to 200 characters out of letters, digits and . _ - : / @ +"
+
+
+class UpdateSchema(Schema):
+    """Any field of a registration; null clears an optional one."""
+
+    class Meta:
+        unknown = RAISE
+
+    model_name = Line(longest=200, allowed=MODEL_NAME, hint=MODEL_NAME_HINT)
+    endpoint_url = fields.String()
+    served_model_name = Line(longest=500, allow_none=True)
+    api_key = Line(
+        longest=500,
+        allowed=PRINTABLE_ASCII,
+        hint="must be 1 to 500 printable ASCII characters without spaces",
+        allow_none=True,
+        load_only=True,
+    )
+    owner_name = Line(longest=200, allow_none=True)
+    owner_email = Email(longest=254, allow_none=True)
+    description = Paragraph(allow_none=True)
+    tags = Tags(allow_none=True)
+    context_length = PositiveInteger(allow_none=True)
+    max_concurrency = PositiveInteger(allow_none=True)
+    require_healthy = StrictBoolean(allow_none=True)
+
+
+class RegisterSchema(UpdateSchema):
+    """A registration: `model_name` and `endpoint_url`, the rest as one likes."""
+
+    model_name = Line(longest=200, allowed=MODEL_NAME, hint=MODEL_NAME_HINT, required=True)
+    endpoint_url = fields.String(required=True)
+
+
+class CallSchema(Schema):
+    """The fields of a `/v1` body that the gateway itself needs; all others are the server's business."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    model = fields.String(required=True, validate=validate.Length(min=1, max=200))
+    stream = StrictBoolean(allow_none=True)
+
+
+class QueryInteger(fields.Integer):
+    """A whole number in a query, in plain digits."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10):
+            raise ValidationError("must be a whole number")
+        return int(value)
+
+
+SORT_FIELDS = (
+    "registration_id model_name served_model_name endpoint_url owner_name owner_email health_status availability "
+    "consecutive_failures response_time_ms in_flight context_length max_concurrency last_checked_at "
+    "last_successful_request_at created_at updated_at"
+).split()
+
+
+class ServerQuerySchema(Schema):
+    """The query of `GET /admin/servers`."""
+
+    class Meta:
+        unknown = RAISE
+
+    model_name = fields.String()
+    health_status = fields.String(validate=validate.OneOf(["healthy", "unhealthy", "unknown"]))
+    owner_name = fields.String()
+    tag = fields.String()
+    sort = fields.String(validate=validate.OneOf([sign + name for name in SORT_FIELDS for sign in ("", "-")]))
+    limit = QueryInteger(validate=validate.Range(min=1))
+    offset = QueryInteger(validate=validate.Range(min=0))
+
+
+class ProbesQuerySchema(Schema):
+    """The query of `GET /admin/servers/{registration_id}`."""
+
+    class Meta:
+        unknown = RAISE
+
+    limit = QueryInteger(validate=validate.Range(min=1))
+
+
+class ServerSchema(Schema):
+    """The record of a server, as it goes out; it has no field for the server's key."""
+
+    registration_id = fields.String()
+    model_name = fields.String()
+    served_model_name = fields.String(allow_none=True)
+    endpoint_url = fields.String()
+    owner_name = fields.String(allow_none=True)
+    owner_email = fields.String(allow_none=True)
+    description = fields.String(allow_none=True)
+    tags = fields.List(fields.String())
+    context_length = fields.Integer(allow_none=True)
+    max_concurrency = fields.Integer(allow_none=True)
+    has_api_key = fields.Boolean()
+    health_status = fields.String()
+    availability = fields.String()
+    reason = fields.String(allow_none=True)
+    consecutive_failures = fields.Integer()
+    response_time_ms = fields.Float(allow_none=True)
+    in_flight = fields.Integer()
+    last_checked_at = fields.String(allow_none=True)
+    last_successful_request_at = fields.String(allow_none=True)
+    created_at = fields.String()
+    updated_at = fields.String()
+
+
+def load(schema: Schema, document: Any) -> dict[str, Any]:
+    """`document` as `schema` reads it.
+
+    Raises InvalidRequest that names the first field at fault in `param` and says what it must be.
+    """
+    if not isinstance(document, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    try:
+        loaded: dict[str, Any] = schema.load(document)
+    except ValidationError as error:
+        raise _invalid_request(schema, error) from error
+    return loaded
+
+
+def _invalid_request(schema: Schema, error: ValidationError) -> InvalidRequest:
+    messages: dict[str, Any] = error.normalized_messages()  # type: ignore[no-untyped-call]
+    name = next(iter(messages))
+    complaint = messages[name]
+    while isinstance(complaint, (list, dict)):
+        complaint = complaint[0] if isinstance(complaint, list) else next(iter(complaint.values()))
+    shown = CONTROL_CHARACTERS.sub("?", str(name))[:100]
+    if name not in schema.fields:
+        known = ", ".join(f"`{field}`" for field in schema.fields)
+        return InvalidRequest(f"Unknown field `{shown}`. Known are {known}.", param=shown)
+    if complaint == fields.Field.default_error_messages["required"]:
+        return InvalidRequest(f"The field `{shown}` is missing.", param=shown)
+    text = str(complaint).rstrip(".")
+    return InvalidRequest(f"The field `{shown}`: {text[:1].lower()}{text[1:]}.", param=shown)

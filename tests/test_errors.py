@@ -1,0 +1,320 @@
+"""Errors, all of them: every error class, every route with every method and every kind of key, malformed requests.
+
+What an error looks like is in answers.py. Bodies have their own file, test_request_bodies.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+
+from multiverse import errors
+from multiverse.web.routes import ROUTES, Route
+from tests import wire
+from tests.answers import ERRORS, assert_error, assert_error_headers
+from tests.conftest import GatewayShelf, StartGateway, checked
+from tests.peers import ScriptedPeer
+from tests.processes import ADMIN_KEY, GatewayProcess
+
+CLIENT_KEY = wire.PLANTED_CLIENT_KEY
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW")
+NO_SUCH_ID = "00000000-0000-0000-0000-000000000000"
+EVENTS_ONLY = {"server_disconnected", "stream_truncated"}
+
+
+@pytest.fixture
+def keyed_gateway(
+    request: pytest.FixtureRequest, shelf: GatewayShelf, peers: list[ScriptedPeer]
+) -> Iterator[GatewayProcess]:
+    """A shared gateway where `/v1` asks for a key."""
+    settings = {"REQUIRE_CLIENT_API_KEY": "true", "CLIENT_API_KEYS": CLIENT_KEY}
+    shared = shelf.get("keyed", HEALTH_CHECK_INTERVAL_SECONDS=300, **settings)
+    with checked(shared, request, peers):
+        yield shared
+
+
+def bearer(key: str) -> list[tuple[str, str]]:
+    return [("Authorization", f"Bearer {key}")]
+
+
+def path_of(route: Route) -> str:
+    """A path that this route matches."""
+    names = {"{registration_id}": NO_SUCH_ID, "{id}": "some/model", "{route}": "rerank"}
+    path = route.shown
+    for name, value in names.items():
+        path = path.replace(name, value)
+    return path
+
+
+def methods_of(route: Route) -> set[str]:
+    """What the route takes; who may GET may HEAD."""
+    return {*route.methods, *(["HEAD"] if "GET" in route.methods else [])}
+
+
+ROUTE_IDS = [route.shown for route in ROUTES]
+every_route = pytest.mark.parametrize("route", ROUTES, ids=ROUTE_IDS)
+
+
+# -- the classes
+
+
+def error_classes(base: type[errors.GatewayError] = errors.GatewayError) -> list[type[errors.GatewayError]]:
+    """Every class of error there is."""
+    below = [found for subclass in base.__subclasses__() for found in error_classes(subclass)]
+    return [base, *below]
+
+
+def example_of(kind: type[errors.GatewayError]) -> errors.GatewayError:
+    if kind in (errors.InvalidAPIKey, errors.ShuttingDown):
+        return kind()  # type: ignore[call-arg]
+    if kind is errors.MethodNotAllowed:
+        return errors.MethodNotAllowed("no", allow=("GET", "HEAD"))
+    if kind is errors.ServerRefused:
+        return errors.ServerRefused("no", status=418)
+    return kind("no", param="field", retry_after_seconds=3)
+
+
+@pytest.mark.parametrize("kind", error_classes(), ids=lambda kind: kind.__name__)
+def test_every_class_has_the_status_and_type_of_its_code(kind: type[errors.GatewayError]) -> None:
+    error = example_of(kind)
+    body = errors.envelope(error)
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert body["error"]["code"] == error.code
+    if kind is errors.ServerRefused:
+        assert (error.status, error.type) == (418, "invalid_request_error"), "a server's own status"
+    elif error.code in EVENTS_ONLY:
+        assert error.type == "server_error"
+    else:
+        assert ERRORS[error.code] == (error.status, error.type), "as the contract has it"
+    assert ("WWW-Authenticate" in error.headers()) == (error.status == 401)
+    assert ("Allow" in error.headers()) == (error.status == 405)
+    assert (error.headers().get("X-Should-Retry") == "false") == (error.status in (502, 504))
+
+
+def test_every_code_of_the_contract_has_a_class() -> None:
+    assert {kind.code for kind in error_classes()} == set(ERRORS) | EVENTS_ONLY
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0, 1), (0.2, 1), (1.0, 1), (1.1, 2), (59.5, 60), (1e9, 60), (-5, 1)])
+def test_retry_after_is_a_whole_number(seconds: float, shown: int) -> None:
+    assert errors.Overloaded("later", retry_after_seconds=seconds).headers()["Retry-After"] == str(shown)
+
+
+# -- every route: methods, keys
+
+
+@every_route
+def test_a_wrong_method(keyed_gateway: GatewayProcess, route: Route) -> None:
+    with keyed_gateway.client() as client:
+        for method in METHODS:
+            if method in methods_of(route):
+                continue
+            client.request(method, path_of(route), None, bearer(ADMIN_KEY))
+            response = client.read_response()
+            if method == "HEAD":
+                assert response.status == (404 if route.shown == "/v1/{route}" else 405)
+                assert_error_headers(response)
+            elif route.shown == "/v1/{route}":
+                assert_error(response, "not_found")
+            else:
+                assert_error(response, "method_not_allowed")
+                assert set((response.header("Allow") or "").split(", ")) == methods_of(route) | {"OPTIONS"}
+
+
+@every_route
+def test_a_key_that_does_not_open(keyed_gateway: GatewayProcess, route: Route) -> None:
+    bodies = []
+    with keyed_gateway.client() as client:
+        for method in route.methods:
+            for headers in (
+                [],
+                bearer("wrong-key"),
+                [("X-API-Key", "wrong-key")],
+                bearer(""),
+                [("Authorization", "x")],
+            ):
+                client.request(method, path_of(route), None, headers)
+                response = client.read_response()
+                if route.access == "anyone":
+                    assert response.status == 200
+                else:
+                    assert_error(response, "invalid_api_key")
+                    bodies.append(response.body)
+    assert len(set(bodies)) <= 1, "one text for all, so that nothing can be learned from it"
+
+
+@every_route
+def test_a_key_that_opens(keyed_gateway: GatewayProcess, route: Route) -> None:
+    keys = [bearer(ADMIN_KEY), [("X-API-Key", ADMIN_KEY)], [("Authorization", f"bearer  {ADMIN_KEY} ")]]
+    for method in route.methods:
+        for headers in [*keys, bearer(CLIENT_KEY)]:
+            response = keyed_gateway.call(method, path_of(route), None, headers)
+            if route.access == "admin" and headers not in keys:
+                assert_error(response, "permission_denied")
+            else:
+                assert response.status in (200, 400, 404), f"{method}: {response.status}"
+                assert response.status == 200 or response.code not in ("invalid_api_key", "permission_denied")
+
+
+def test_without_the_setting_any_key_is_taken(gateway: GatewayProcess) -> None:
+    for headers in ([], bearer("not-needed"), bearer("schlüssel"), [("Authorization", "Basic x")]):
+        assert gateway.call("GET", "/v1/models", None, headers).status == 200
+
+
+UNKNOWN_PATHS = (
+    "/nope /v1 /v1/ /admin /admin/ /admin/servers/ /Health /health/ /v2/models /favicon.ico //health /v1//models "
+    "/admin/register/a/b /admin/servers/a/b /.env /health%00 /%2e%2e/health * http://gateway.test/nope"
+).split()
+
+
+@pytest.mark.parametrize("path", UNKNOWN_PATHS)
+def test_an_unknown_path(gateway: GatewayProcess, path: str) -> None:
+    with gateway.client() as client:
+        for method in ("GET", "POST", "DELETE", "BREW"):
+            client.request(method, path, b"{}" if method == "POST" else None)
+            response = client.read_response()
+            if method == "POST":
+                client.close()
+                client = gateway.client()
+            assert_error(response, "not_found")
+    client.close()
+
+
+# -- HEAD and OPTIONS
+
+
+@every_route
+def test_head_is_get_without_a_body(keyed_gateway: GatewayProcess, route: Route) -> None:
+    if "GET" not in route.methods:
+        return
+    moving = {"date", "x-request-id", "content-length"}
+    with keyed_gateway.client() as client:
+        answers = []
+        for method in ("HEAD", "GET"):
+            client.request(method, path_of(route), None, bearer(ADMIN_KEY))
+            answers.append(client.read_response())
+    head, get = answers
+    assert (head.status, head.body) == (get.status, b"")
+    assert int(head.header("Content-Length") or 0) > 0
+    kept = [[pair for pair in answer.headers if pair[0].lower() not in moving] for answer in answers]
+    assert kept[0] == kept[1]
+
+
+@every_route
+def test_options_tells_the_methods(keyed_gateway: GatewayProcess, route: Route) -> None:
+    response = keyed_gateway.call("OPTIONS", path_of(route))
+    assert (response.status, response.body) == (204, b""), "no key is needed to ask"
+    assert set((response.header("Allow") or "").split(", ")) == methods_of(route) | {"OPTIONS"}
+    assert response.header("X-Request-ID")
+
+
+def test_options_of_nothing(gateway: GatewayProcess) -> None:
+    assert_error(gateway.call("OPTIONS", "/nope"), "not_found")
+
+
+# -- an error is no reason to hang up
+
+
+def test_a_connection_outlives_errors(keyed_gateway: GatewayProcess) -> None:
+    with keyed_gateway.client() as client:
+        for path, headers, status in (
+            ("/nope", [], 404),
+            ("/v1/models", [], 401),
+            ("/admin/stats", bearer(CLIENT_KEY), 403),
+            (f"/admin/servers/{NO_SUCH_ID}", bearer(ADMIN_KEY), 404),
+            ("/v1/embeddings", [], 405),
+            ("/health", [], 200),
+        ):
+            client.request("GET", path, None, headers)
+            response = client.read_response()
+            assert response.status == status
+            assert response.header("Connection") is None
+
+
+# -- requests that are no HTTP
+
+HOST = b"Host: gateway.test\r\n"
+CHAT = b"POST /v1/chat/completions HTTP/1.1\r\n" + HOST
+SECOND = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
+MALFORMED = {
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "no version": b"GET /\r\n\r\n",
+    "one word": b"GET\r\n\r\n",
+    "only empty lines": b"\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/0.9": b"GET / HTTP/0.9\r\n" + HOST + b"\r\n",
+    "a space in the path": b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n",
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\n" + HOST + HOST + b"\r\n",
+    "a wrong host": b"GET / HTTP/1.1\r\nHost: a b<c>\r\n\r\n",
+    "a line without a colon": b"GET / HTTP/1.1\r\n" + HOST + b"no colon\r\n\r\n",
+    "a space before the colon": b"GET / HTTP/1.1\r\n" + HOST + b"Name : value\r\n\r\n",
+    "a folded line": b"GET / HTTP/1.1\r\n" + HOST + b"Name: one\r\n two\r\n\r\n",
+    "NUL": b"GET / HTTP/1.1\r\n" + HOST + b"Name: a\0b\r\n\r\n",
+    "a lone CR": b"GET / HTTP/1.1\r\n" + HOST + b"Name: a\rb\r\n\r\n",
+    "a head of 100 KB": b"GET / HTTP/1.1\r\n" + HOST + b"Name: " + b"x" * 100_000 + b"\r\n\r\n",
+    "a path of 70 KB": b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
+    "too many arguments": b"GET /admin/servers?" + b"&".join([b"a=1"] * 3000) + b" HTTP/1.1\r\n" + HOST + b"\r\n",
+    "length and chunks": CHAT + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": CHAT + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "a length of x": CHAT + b"Content-Length: x\r\n\r\nhello",
+    "a length of +5": CHAT + b"Content-Length: +5\r\n\r\nhello",
+    "a length of -5": CHAT + b"Content-Length: -5\r\n\r\nhello",
+    "a length of 5_0": CHAT + b"Content-Length: 5_0\r\n\r\nhello",
+    "another encoding": CHAT + b"Transfer-Encoding: gzip\r\n\r\n",
+    "two encodings": CHAT + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+    "chunked twice": CHAT + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "a chunk of ZZ": CHAT + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    "a chunk of -1": CHAT + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n",
+    "a chunk that is longer": CHAT + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}x\r\n",
+    "chunks in HTTP/1.0": CHAT.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_request(gateway: GatewayProcess, name: str) -> None:
+    with gateway.client() as client:
+        client.send(MALFORMED[name] + SECOND)
+        response = client.read_response()
+        assert_error(response, "invalid_request")
+        assert response.header("Connection") == "close"
+        assert response.ended == "orderly"
+        assert client.at_end(), "what follows belongs to no request, least of all to another one"
+    assert gateway.call("GET", "/health").status == 200
+
+
+def test_a_malformed_request_keeps_its_id(gateway: GatewayProcess) -> None:
+    with gateway.client() as client:
+        client.send(CHAT + b"X-Request-ID: mine-1\r\nContent-Length: x\r\n\r\n")
+        assert client.read_response().header("X-Request-ID") == "mine-1"
+
+
+@pytest.mark.parametrize("path", ["/v1/models/%ff%fe", "/v1/models/%c3%28"])
+def test_a_path_that_is_not_utf8(gateway: GatewayProcess, path: str) -> None:
+    assert_error(gateway.call("GET", path), "invalid_request")
+
+
+# -- situations that no other file has
+
+
+@pytest.mark.expected_in_log("Traceback (most recent call last)")
+def test_a_fault_of_ours_tells_no_details(start_gateway: StartGateway, peer: ScriptedPeer, model: str) -> None:
+    gateway = start_gateway(HEALTH_CHECK_INTERVAL_SECONDS=300)
+    registration_id = gateway.register(peer, model)
+    calls = [("DELETE", f"/admin/register/{registration_id}", None), ("PUT", f"/admin/register/{registration_id}", {})]
+    calls += [("POST", "/admin/register", {"model_name": f"{model}-2", "endpoint_url": peer.url})]
+    calls += [("POST", f"/admin/servers/{registration_id}/drain", None)]
+    path = gateway.directory / "gateway.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("ALTER TABLE servers RENAME TO gone")
+        for method, route, value in calls:
+            message = assert_error(gateway.admin(method, route, value), "internal_error")
+            assert "servers" not in message, "no details"
+        assert gateway.chat(model).status == 200, "nothing was changed: it is still there"
+        assert gateway.admin("GET", "/admin/servers").json()["total"] == 1
+        database.execute("ALTER TABLE gone RENAME TO servers")
+    assert "no such table" in gateway.output, "the admin finds them in the log"
