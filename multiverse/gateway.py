@@ -138,12 +138,12 @@ class Gateway:
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
-    async def drain(self) -> None:
-        """Refuse new requests; wait for those under way, at most `DRAIN_SECONDS`, then end what is left."""
+    async def drain(self, hurry: asyncio.Event) -> None:
+        """Refuse new requests; let those under way finish, for `DRAIN_SECONDS` or until `hurry`, then end the rest."""
         self.draining = True
         deadline = self.clock.monotonic() + self.config.drain_seconds
         LOG.info("draining", extra={"fields": {"requests": len(self.proxy.under_way)}})
-        while self.proxy.under_way and self.clock.monotonic() < deadline:
+        while self.proxy.under_way and self.clock.monotonic() < deadline and not hurry.is_set():
             await asyncio.sleep(DRAIN_LOOKS_SECONDS)
         self.proxy.shut_down()
         while self.proxy.under_way and self.clock.monotonic() < deadline + 1:

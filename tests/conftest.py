@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +18,20 @@ import pytest
 from tests.checker import assert_good_end, assert_quiet, before
 from tests.operations import Script
 from tests.peers import PeerLoop, ScriptedPeer
-from tests.processes import GatewayProcess
+from tests.processes import DEBUG_LOOP, GatewayProcess
 
 StartPeer = Callable[..., ScriptedPeer]
 StartGateway = Callable[..., GatewayProcess]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "run gateways on asyncio's own loop with PYTHONASYNCIODEBUG=1; a callback that takes over 100 ms is a fault"
+    parser.addoption("--debug-loop", action="store_true", help=text)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--debug-loop"):
+        os.environ[DEBUG_LOOP] = "1"
     config.addinivalue_line("markers", "expected_in_log(text, ...): log lines with one of these texts are no fault")
 
 
@@ -94,8 +102,9 @@ class GatewayShelf:
         return self._running[name]
 
     def close(self) -> None:
-        for gateway in self._running.values():
-            assert_good_end(gateway)
+        with contextlib.ExitStack() as ends:  # all of them, even if one ends badly
+            for gateway in self._running.values():
+                ends.callback(assert_good_end, gateway)
 
 
 @pytest.fixture(scope="session")

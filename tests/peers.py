@@ -126,8 +126,9 @@ class PeerConnection(asyncio.Protocol):
         self._closed.set()
 
     def reset(self) -> None:
-        """RST, now."""
-        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+        """RST, now (nothing, when the other side was faster)."""
+        if not self._transport.is_closing():
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         self._transport.abort()
         self._closed.set()
 
@@ -263,6 +264,9 @@ class ScriptedPeer:
 
     async def _refuse(self) -> None:
         if self._server is not None:
+            for listener in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listener.fileno())
+            await asyncio.sleep(0.005)  # asyncio forgets to close what is accepted in the moment its server closes
             self._server.close()
             self._server = None
         for connection in self.open_connections():

@@ -26,6 +26,7 @@ from tests.wire import PLANTED, PLANTED_SERVER_KEY, Headers, chat_body
 PROJECT = Path(__file__).resolve().parent.parent
 ADMIN_KEY = PLANTED + "admin-key-0123456789"
 START_SECONDS = 15.0
+DEBUG_LOOP = "MULTIVERSE_TEST_DEBUG_LOOP"  # set by the option --debug-loop
 LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+)")
 
 FAST_TIMERS = {
@@ -59,7 +60,9 @@ def log_faults(text: str, expected: Iterable[str] = ()) -> list[str]:
 
 
 class GatewayProcess:
-    """One `python -m multiverse serve`; start() returns when it listens."""
+    """One `python -m multiverse serve` (or what `program` says); start() returns when it listens."""
+
+    program: tuple[str, ...] = ("-m", "multiverse", "serve")
 
     def __init__(self, directory: Path, **settings: object) -> None:
         self.directory = directory
@@ -77,7 +80,7 @@ class GatewayProcess:
         already = len(self._lines)
         self.starts += 1
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "multiverse", "serve"],
+            [sys.executable, *self.program],
             cwd=self.directory,
             env=self._environ(),
             stdin=subprocess.DEVNULL,
@@ -149,6 +152,8 @@ class GatewayProcess:
         """Nothing of this machine's settings gets in, only what Python needs to run."""
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONASYNCIODEBUG") if name in os.environ}
         fixed = {"PYTHONPATH": str(PROJECT), "HOST": "127.0.0.1", "PORT": "0", "ADMIN_API_KEY": ADMIN_KEY}
+        if DEBUG_LOOP in os.environ:
+            fixed |= {"PYTHONPATH": f"{PROJECT / 'tests' / 'plain_loop'}:{PROJECT}", "PYTHONASYNCIODEBUG": "1"}
         return kept | fixed | FAST_TIMERS | self.settings
 
     def _announced(self, after_line: int) -> re.Match[str] | None:

@@ -5,6 +5,7 @@ What can be done with a registration later is in test_admin_servers.py, who may 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -115,27 +116,29 @@ WRONG_VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), WRONG_VALUES)
 def test_a_wrong_value_is_refused_with_its_name(
-    gateway: GatewayProcess, peer: ScriptedPeer, model: str, name: str, value: Any
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str, subtests: pytest.Subtests
 ) -> None:
-    body = {"model_name": model, "endpoint_url": peer.url, **EVERYTHING, name: value}
-    assert_error(gateway.admin("POST", "/admin/register", body), "invalid_request", name)
+    for name, value in WRONG_VALUES:
+        with subtests.test(name=name, value=value):
+            body = {"model_name": model, "endpoint_url": peer.url, **EVERYTHING, name: value}
+            assert_error(gateway.admin("POST", "/admin/register", body), "invalid_request", name)
     assert not listed(gateway, model), "nothing is stored"
     assert not peer.probes, "nor asked"
 
 
-@pytest.mark.parametrize("name", ["api_keys", "registration_id", "health_status", "draining", "", "a\nb"])
 def test_an_unknown_field_is_refused_by_name(
-    gateway: GatewayProcess, peer: ScriptedPeer, model: str, name: str
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str, subtests: pytest.Subtests
 ) -> None:
-    registration_id = gateway.register(peer, model)
-    shown = name.replace("\n", "?")
-    for method, path in (("POST", "/admin/register"), ("PUT", f"/admin/register/{registration_id}")):
-        value = {"model_name": model, "endpoint_url": peer.url, name: "x"}
-        message = assert_error(gateway.admin(method, path, value), "invalid_request", shown)
-        assert f"`{shown}`" in message
-        assert "`endpoint_url`" in message, "and those that are known are listed"
+    routes = (("POST", "/admin/register"), ("PUT", f"/admin/register/{gateway.register(peer, model)}"))
+    names = ("api_keys", "registration_id", "health_status", "draining", "", "a\nb")
+    for (method, path), name in itertools.product(routes, names):
+        with subtests.test(method=method, name=name):
+            shown = name.replace("\n", "?")
+            value = {"model_name": model, "endpoint_url": peer.url, name: "x"}
+            message = assert_error(gateway.admin(method, path, value), "invalid_request", shown)
+            assert f"`{shown}`" in message
+            assert "`endpoint_url`" in message, "and those that are known are listed"
 
 
 @pytest.mark.parametrize("name", ["model_name", "endpoint_url"])
@@ -145,12 +148,15 @@ def test_a_missing_field_is_named(gateway: GatewayProcess, peer: ScriptedPeer, m
     assert_error(gateway.admin("POST", "/admin/register", value), "invalid_request", name)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'"x"', b"null", b"5", b"{", b'{"model_name": NaN}', b"{}{}", b"\xff"])
-def test_a_body_that_is_no_json_object(gateway: GatewayProcess, peer: ScriptedPeer, model: str, body: bytes) -> None:
-    path = f"/admin/register/{gateway.register(peer, model)}"
-    for method, route in (("POST", "/admin/register"), ("PUT", path)):
-        response = gateway.call(method, route, body, [("X-API-Key", ADMIN_KEY)])
-        assert_error(response, "invalid_request")
+def test_a_body_that_is_no_json_object(
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str, subtests: pytest.Subtests
+) -> None:
+    routes = (("POST", "/admin/register"), ("PUT", f"/admin/register/{gateway.register(peer, model)}"))
+    bodies = (b"", b"[]", b'"x"', b"null", b"5", b"{", b'{"model_name": NaN}', b"{}{}", b"\xff")
+    for (method, path), body in itertools.product(routes, bodies):
+        with subtests.test(method=method, body=body):
+            response = gateway.call(method, path, body, [("X-API-Key", ADMIN_KEY)])
+            assert_error(response, "invalid_request")
 
 
 # -- endpoint_url

@@ -6,6 +6,7 @@ Also how a connection is used and ended: reuse, pipelining, old clients, slow on
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import threading
@@ -17,7 +18,7 @@ import pytest
 
 from tests import wire
 from tests.answers import assert_error
-from tests.clients import RawClient
+from tests.clients import RawClient, Response
 from tests.conftest import GatewayShelf, checked
 from tests.operations import AnswerChat, Sleep
 from tests.peers import ScriptedPeer
@@ -25,6 +26,7 @@ from tests.processes import ADMIN_KEY, GatewayProcess
 
 LIMIT = 1_000_000
 TIMER_SECONDS = 0.6
+AT_ONCE_SECONDS = 0.2
 CHAT = "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway.test\r\n"
 MESSAGES = '"messages":[{"role":"user","content":"hi"}]'
 
@@ -135,12 +137,30 @@ def test_a_client_that_is_still_sending_reads_the_answer(
     assert small_gateway.resident_bytes - before < 15_000_000, "and nothing of it is kept"
 
 
-def test_the_body_of_an_unknown_client_is_not_read(small_gateway: GatewayProcess) -> None:
+@pytest.mark.parametrize(("length", "last"), [(65_536, False), (65_537, True)])
+def test_a_refused_body_that_is_small_is_no_reason_to_hang_up(
+    small_gateway: GatewayProcess, length: int, last: bool
+) -> None:
     with small_gateway.client() as client:
-        client.send(f"{CHAT}Content-Length: 5000\r\n\r\n".encode())
+        client.send(f"{CHAT}Content-Length: {length}\r\n\r\n".encode())
         response = client.read_response()
         assert_error(response, "invalid_api_key")
-        assert response.header("Connection") == "close"
+        assert response.header("Connection") == ("close" if last else None)
+        client.send(b"x" * length)
+        if last:
+            assert client.at_end()
+        else:
+            client.request("GET", "/health")
+            assert client.read_response().status == 200
+
+
+def test_a_refused_body_that_does_not_come(small_gateway: GatewayProcess) -> None:
+    with small_gateway.client() as client:
+        client.send(f"{CHAT}Content-Length: 100\r\n\r\n".encode())
+        assert_error(client.read_response(), "invalid_api_key")
+        started_at = time.monotonic()
+        assert client.at_end()
+        assert time.monotonic() - started_at < TIMER_SECONDS + 0.4
 
 
 # -- Expect: 100-continue
@@ -200,51 +220,59 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_at_once(gateway: GatewayProcess, name: str) -> None:
-    with gateway.client() as client:
-        client.request("POST", "/v1/chat/completions", BOMBS[name])
-        asked_at = time.monotonic()
-        response = client.read_response()
-        param = response.error["param"]
-        assert_error(response, "invalid_request", param)
-        assert param in (None, "model", "stream")
-        assert response.ended_at - asked_at < 0.2
-        assert response.header("Connection") is None, "no reason to hang up"
+def refused_at_once(gateway: GatewayProcess, path: str, body: bytes) -> Response:
+    """The answer, which has to come within 200 ms; a machine that is busy with something else has three tries."""
+    for _number in range(3):
+        with gateway.client() as client:
+            client.request("POST", path, body, [("X-API-Key", ADMIN_KEY)])
+            asked_at = time.monotonic()
+            response = client.read_response()
+            if response.ended_at - asked_at < AT_ONCE_SECONDS:
+                return response
+    raise AssertionError(f"not within {AT_ONCE_SECONDS} s")
 
 
-@pytest.mark.parametrize("name", ["deep lists", "deep objects", "a number of 5 000 digits as model", "NaN"])
-def test_a_bomb_for_admins(gateway: GatewayProcess, name: str) -> None:
-    asked_at = time.monotonic()
-    response = gateway.call("POST", "/admin/register", BOMBS[name], [("X-API-Key", ADMIN_KEY)])
-    assert response.status == 400
-    assert time.monotonic() - asked_at < 0.2
+def test_a_bomb_is_refused_at_once(gateway: GatewayProcess, subtests: pytest.Subtests) -> None:
+    for name, body in BOMBS.items():
+        with subtests.test(name):
+            response = refused_at_once(gateway, "/v1/chat/completions", body)
+            param = response.error["param"]
+            assert_error(response, "invalid_request", param)
+            assert param in (None, "model", "stream")
+            assert response.header("Connection") is None, "no reason to hang up"
+
+
+def test_a_bomb_for_admins(gateway: GatewayProcess, subtests: pytest.Subtests) -> None:
+    for name, body in BOMBS.items():
+        with subtests.test(name):
+            assert refused_at_once(gateway, "/admin/register", body).code == "invalid_request"
 
 
 # -- the two fields that the gateway reads
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ("{}", "model"),
-        *((f'{{"model":{value}}}', "model") for value in ("null", "5", "true", '""', '["m"]', '{"a":1}', "1.0")),
-        (f'{{"model":"{"x" * 5000}"}}', "model"),
-        *((f'{{"model":"m","stream":{value}}}', "stream") for value in ('"yes"', '"true"', "1", "0", "[]", "{}", '""')),
-        ('{"model":"m","model":"m"}', "model"),
-        ('{"model":"m","mod\\u0065l":"other"}', "model"),
-        ('{"\\u006dodel":"m","a":{"b":[]},"model":"other"}', "model"),
-    ],
-)
+WRONG_FIELDS = [
+    ("{}", "model"),
+    *((f'{{"model":{value}}}', "model") for value in ("null", "5", "true", '""', '["m"]', '{"a":1}', "1.0")),
+    (f'{{"model":"{"x" * 5000}"}}', "model"),
+    *((f'{{"model":"m","stream":{value}}}', "stream") for value in ('"yes"', '"true"', "1", "0", "[]", "{}", '""')),
+    ('{"model":"m","model":"m"}', "model"),
+    ('{"model":"m","mod\\u0065l":"other"}', "model"),
+    ('{"\\u006dodel":"m","a":{"b":[]},"model":"other"}', "model"),
+]
+
+
 def test_a_wrong_field_is_named(
-    gateway: GatewayProcess, peer: ScriptedPeer, model: str, fields: str, param: str
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str, subtests: pytest.Subtests
 ) -> None:
     gateway.register(peer, model)
-    body = fields.replace('"m"', json.dumps(model)).encode()
-    response = gateway.call("POST", "/v1/chat/completions", body)
-    message = assert_error(response, "invalid_request", param)
-    assert f"`{param}`" in message
-    assert len(message) < 300, "what was sent is not sent back"
+    for fields, param in WRONG_FIELDS:
+        with subtests.test(fields=fields[:80]):
+            body = fields.replace('"m"', json.dumps(model)).encode()
+            response = gateway.call("POST", "/v1/chat/completions", body)
+            message = assert_error(response, "invalid_request", param)
+            assert f"`{param}`" in message
+            assert len(message) < 300, "what was sent is not sent back"
     assert not peer.requests
 
 
@@ -286,15 +314,19 @@ def test_no_content_type_is_json(gateway: GatewayProcess, peer: ScriptedPeer, mo
         assert client.read_response().text == peer.name
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/rerank", "/admin/register"])
-@pytest.mark.parametrize(
-    "content_type",
-    ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain", "application/jsonx", "json"],
+OTHER_TYPES = (
+    *("application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain", "application/jsonx"),
+    *("json", "*/*", "text/html", "application/octet-stream"),
 )
-def test_another_media_type(gateway: GatewayProcess, path: str, content_type: str) -> None:
-    headers = [("Content-Type", content_type), ("X-API-Key", ADMIN_KEY)]
-    message = assert_error(gateway.call("POST", path, b"{}", headers), "unsupported_media_type")
-    assert "-H 'Content-Type: application/json'" in message, "a hint for those who forgot it with curl"
+
+
+def test_another_media_type(gateway: GatewayProcess, subtests: pytest.Subtests) -> None:
+    paths = ("/v1/chat/completions", "/v1/rerank", "/admin/register")
+    for path, content_type in itertools.product(paths, OTHER_TYPES):
+        with subtests.test(path=path, content_type=content_type):
+            headers = [("Content-Type", content_type), ("X-API-Key", ADMIN_KEY)]
+            message = assert_error(gateway.call("POST", path, b"{}", headers), "unsupported_media_type")
+            assert "-H 'Content-Type: application/json'" in message, "a hint for those who forgot it with curl"
 
 
 def test_ten_thousand_parts(gateway: GatewayProcess) -> None:
@@ -315,10 +347,10 @@ def test_a_compressed_body(gateway: GatewayProcess) -> None:
 # -- ways of sending
 
 
-@pytest.mark.parametrize("size", [1, 7, 4096])
-def test_a_body_in_chunks(gateway: GatewayProcess, peer: ScriptedPeer, model: str, size: int) -> None:
+@pytest.mark.parametrize(("size", "repeats"), [(1, 1), (7, 100), (4096, 50_000)])
+def test_a_body_in_chunks(gateway: GatewayProcess, peer: ScriptedPeer, model: str, size: int, repeats: int) -> None:
     gateway.register(peer, model)
-    body = wire.chat_body(model, big=10**40, text="北京 🌍")
+    body = wire.chat_body(model, big=10**40, text="北京 🌍" * repeats)
     with gateway.client() as client:
         client.send(f"{CHAT}Transfer-Encoding: chunked\r\n\r\n".encode() + wire.chunked(body, size))
         assert client.read_response().text == peer.name
@@ -372,11 +404,12 @@ def test_pipelined_requests_are_answered_in_order(gateway: GatewayProcess, peer:
 
 
 def test_a_refused_body_is_not_the_next_request(small_gateway: GatewayProcess) -> None:
-    smuggled = b"GET /health HTTP/1.1\r\nHost: gateway.test\r\n\r\n"
+    smuggled = b"GET /nope HTTP/1.1\r\nHost: gateway.test\r\n\r\n"
     with small_gateway.client() as client:
-        client.send(f"{CHAT}Content-Length: {len(smuggled)}\r\n\r\n".encode() + smuggled + smuggled)
+        client.send(f"{CHAT}Content-Length: {len(smuggled)}\r\n\r\n".encode() + smuggled)
+        client.request("GET", "/health")
         assert_error(client.read_response(), "invalid_api_key")
-        assert client.at_end()
+        assert client.read_response().status == 200
 
 
 # -- slow clients
@@ -434,5 +467,5 @@ def test_three_hundred_slow_clients_block_nobody(small_gateway: GatewayProcess) 
     finally:
         for client in clients:
             client.close()
-    descriptors = Path(f"/proc/{small_gateway._process.pid}/fd")
+    descriptors = Path(f"/proc/{small_gateway.process_id}/fd")
     assert not descriptors.exists() or len(list(descriptors.iterdir())) < 100

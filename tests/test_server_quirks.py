@@ -1,9 +1,11 @@
-"""Servers are not alike: tunnels' pages, compression nobody asked for, hostile framing, errors in every shape, names."""
+"""Servers are not alike: pages of tunnels, unasked compression, hostile framing, odd errors and names."""
 
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
+import re
 import time
 import zlib
 
@@ -356,33 +358,34 @@ def test_no_other_type_passes(gateway: GatewayProcess, peer: ScriptedPeer, model
     assert_error(response, "server_error")
 
 
-@pytest.mark.parametrize("status", [400, 409, 418, 422, 451])
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        ({"detail": [{"loc": ["body", "messages"], "msg": "field required"}]}, "field required"),
-        ({"detail": "too long"}, "too long"),
-        ({"message": "bad\ntemperature\u2028\x1b[31m"}, "bad temperature"),
-        ({"error": None}, ""),
-        ([], ""),
-        ("<b>bold</b>", "<b>bold</b>"),
-    ],
-)
+# The answer, and what the message has to look like.
+SHAPES: list[tuple[object, str]] = [
+    ({"detail": [{"loc": ["body", "messages"], "msg": "field required"}]}, ".*field required.*"),
+    ({"detail": "too long"}, "too long"),
+    ({"message": "bad\ntemperature\u2028\x1b[31m"}, r"bad temperature \[31m"),
+    ({"error": "no", "detail": "less"}, "no"),
+    ({"error": None}, ".+"),
+    ([], ".+"),
+    ("<b>bold</b>", ".*<b>bold</b>.*"),
+]
+
+
 def test_errors_of_every_shape(
-    gateway: GatewayProcess, peer: ScriptedPeer, model: str, status: int, answer: object, said: str
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str, subtests: pytest.Subtests
 ) -> None:
     gateway.register(peer, model)
-    peer.script(wire.json_answer(answer, status))
-    response = gateway.chat(model)
-    assert response.status == status
-    assert set(response.json()) == {"error"}
-    error = response.error
-    assert set(error) == {"message", "type", "param", "code"}
-    assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_request")
-    assert said in error["message"]
-    assert error["message"].isprintable()
-    assert error["message"]
-    assert (response.header("Content-Type"), len(peer.requests)) == ("application/json", 1)
+    for status, (answer, message) in itertools.product((400, 409, 418, 422, 451), SHAPES):
+        with subtests.test(status=status, answer=answer):
+            peer.requests.clear()
+            peer.script(wire.json_answer(answer, status))
+            response = gateway.chat(model)
+            assert response.status == status
+            error = response.error
+            assert set(error) == {"message", "type", "param", "code"}
+            assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_request")
+            assert re.fullmatch(message, error["message"]), error["message"]
+            assert error["message"].isprintable()
+            assert (response.header("Content-Type"), len(peer.requests)) == ("application/json", 1)
 
 
 def test_a_long_error_is_cut(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:

@@ -1,13 +1,16 @@
 """How often somebody may do something: the generic cell rate algorithm, one number per caller.
 
 A few lines of our own, because the libraries for it bring threads or one bucket for all. Exact in a single event loop:
-`allow` has no await. GCRA: ITU-T I.371; RFC-free, but see RFC 6585 §4 for the 429 it leads to.
+`allow` has no await, and time is counted in whole nanoseconds. GCRA: ITU-T I.371; see RFC 6585 §4 for the 429.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from multiverse.clock import Clock
 
+NANOSECONDS = 1_000_000_000
 FORGET_ABOVE = 10_000
 
 
@@ -15,28 +18,29 @@ class RateLimit:
     """At most `limit` events in `period_seconds` per name: all of them at once, or spread out."""
 
     def __init__(self, *, limit: int, period_seconds: float, clock: Clock) -> None:
-        self._interval = period_seconds / limit
-        self._burst_seconds = period_seconds - self._interval
+        self._interval = int(period_seconds * NANOSECONDS) // limit
+        self._burst = self._interval * (limit - 1)
         self._clock = clock
-        self._arrivals: dict[str, float] = {}
+        # The moment until which a name has used up its events. Whoever asked last stands last; a plain dict would make
+        # the way to the first one long.
+        self._used_until: OrderedDict[str, int] = OrderedDict()
 
     def allow(self, name: str) -> float | None:
         """Count one event of `name`. None when it is allowed, else the seconds until the next one will be."""
-        now = self._clock.monotonic()
-        arrival = max(self._arrivals.get(name, now), now)
-        wait_seconds = arrival - self._burst_seconds - now
-        if wait_seconds > 1e-9:
-            return wait_seconds
-        self._arrivals[name] = arrival + self._interval
-        if len(self._arrivals) > FORGET_ABOVE:
-            self._forget_the_idle(now)
-        return None
+        now = int(self._clock.monotonic() * NANOSECONDS)
+        used_until = max(self._used_until.pop(name, now), now)
+        wait = used_until - self._burst - now
+        self._used_until[name] = used_until + self._interval if wait <= 0 else used_until
+        self._forget_some(now)
+        return wait / NANOSECONDS if wait > 0 else None
 
-    def wait_seconds(self, name: str) -> float | None:
-        """As `allow`, without counting."""
-        now = self._clock.monotonic()
-        wait_seconds = max(self._arrivals.get(name, now), now) - self._burst_seconds - now
-        return wait_seconds if wait_seconds > 1e-9 else None
+    def _forget_some(self, now: int) -> None:
+        """Drop up to two names that are no longer limited, and beyond `FORGET_ABOVE` whoever has not asked for longest.
 
-    def _forget_the_idle(self, now: float) -> None:
-        self._arrivals = {name: arrival for name, arrival in self._arrivals.items() if arrival > now}
+        Two for each that may be new: the table shrinks without ever being searched.
+        """
+        for _name in range(2):
+            oldest = next(iter(self._used_until))
+            if self._used_until[oldest] > now and len(self._used_until) <= FORGET_ABOVE:
+                return
+            del self._used_until[oldest]

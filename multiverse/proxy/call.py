@@ -13,7 +13,11 @@ from typing import Any, Protocol
 import msgspec
 
 from multiverse.errors import InvalidRequest
-from multiverse.proxy.rewrite import has_repeated_model
+from multiverse.proxy.rewrite import STRING, has_repeated_model
+
+# Python's own limit (`sys.get_int_max_str_digits`): servers written in it fail on more, and look broken for it.
+MOST_DIGITS = 4300
+DIGITS = b"0123456789"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,8 @@ class BodyHead(msgspec.Struct):
 def read_body(body: bytes) -> dict[str, Any]:
     """`model` and `stream` of a JSON body, those that are there, as they are.
 
-    Raises InvalidRequest for anything that is not one JSON object in UTF-8, or that names `model` twice.
+    Raises InvalidRequest for anything that is not one JSON object in UTF-8, for numbers that no server could read, and
+    for a body that names `model` twice.
     """
     try:
         if not body.isascii():
@@ -65,9 +70,25 @@ def read_body(body: bytes) -> dict[str, Any]:
     except RecursionError as error:
         raise InvalidRequest("The body is nested too deeply to be read.") from error
     except msgspec.ValidationError as error:
+        if body.lstrip()[:1] == b"{":
+            raise InvalidRequest("The body holds a number that is too large to be read.") from error
         raise InvalidRequest('The body must be a JSON object, for example {"model": …}.') from error
     except (msgspec.DecodeError, ValueError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
+    if has_endless_digits(body) and has_endless_digits(STRING.sub(b"", body)):
+        raise InvalidRequest(f"The body holds a number of more than {MOST_DIGITS} digits.")
     if has_repeated_model(body):
         raise InvalidRequest("The body names `model` more than once. Leave one.", param="model")
     return {name: value for name in ("model", "stream") if (value := getattr(found, name)) is not msgspec.UNSET}
+
+
+def has_endless_digits(text: bytes) -> bool:
+    """Whether more than `MOST_DIGITS` digits stand in a row. Looks at one byte in `MOST_DIGITS`, and around it."""
+    for position in range(0, len(text), MOST_DIGITS):
+        if text[position] in DIGITS:
+            before = text[max(position - MOST_DIGITS, 0) : position]
+            after = text[position : position + MOST_DIGITS + 1]
+            around = len(before) - len(before.rstrip(DIGITS)) + len(after) - len(after.lstrip(DIGITS))
+            if around > MOST_DIGITS:
+                return True
+    return False

@@ -135,18 +135,24 @@ class Forwarding:
         if self._call.stream:
             self._answer.keep_alive()
         try:
-            verdict = await self._ask_one_after_the_other()
-            if verdict is not None:
-                self._end_with(verdict.error, verdict.body)
-        except GatewayError as error:
-            self._end_with(error)
-        except Exception:
-            LOG.exception("request failed inside the gateway", extra={"fields": {"request_id": self._call.request_id}})
-            self._end_with(InternalError("The gateway failed while handling this request; its log has the details."))
+            failure = await self._failure()
+            if failure is not None:
+                self._end_with(*failure)
         finally:
             self._answer.stop()
             self._settle(Blame.NONE, "")
             proxy.under_way.discard(self)
+
+    async def _failure(self) -> tuple[GatewayError, bytes | None] | None:
+        """Do the work; None when the client has its answer, else the error for it and a server's own body."""
+        try:
+            verdict = await self._ask_one_after_the_other()
+        except GatewayError as error:
+            return error, None
+        except Exception:
+            LOG.exception("request failed inside the gateway", extra={"fields": {"request_id": self._call.request_id}})
+            return InternalError("The gateway failed while handling this request; its log has the details."), None
+        return None if verdict is None else (verdict.error, verdict.body)
 
     async def _ask_one_after_the_other(self) -> Verdict | None:
         worst: Verdict | None = None
@@ -159,7 +165,7 @@ class Forwarding:
                 return worst
             verdict = await self._ask(self._attempt)
             if verdict is None or self._over:
-                return None if verdict is None else Verdict(self._ended_by or verdict.error, verdict.reason)
+                return verdict
             if worst is None or verdict.weight >= worst.weight:
                 worst = verdict
             if self._answer.finished or not verdict.try_next:
@@ -295,6 +301,8 @@ class Forwarding:
 
     def _end_with(self, error: GatewayError, body: bytes | None = None) -> None:
         """The last word to the client: an event if a stream has begun, a whole answer, or an exception to render."""
+        if self._ended_by is not None and not self._client_left:
+            error, body = self._ended_by, None
         self._record.status = error.status
         refused = body is not None or (400 <= error.status < 500 and not isinstance(error, NotFound))
         self._record.outcome = "rejected" if refused or not self._tried else "failed"

@@ -17,14 +17,20 @@ from multiverse.errors import GatewayError, envelope
 KEEP_ALIVE = b": keep-alive\n"
 DONE_EVENT = b"data: [DONE]\n\n"
 
-BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\n\r\n|\r\r")
+# Two line endings in a row, of any kind. A lone CR at the very end may be half of a CRLF, unless CRs end all the lines.
+BOUNDARY = re.compile(rb"\r\r(?>\r\n|\n|\r)*|(?>\r\n|\n|\r)(?>\r\n|\n|\r(?!\Z))+")
 DATA_LINE = re.compile(rb"(?:^|[\r\n])data(?::|[\r\n])")
 DATA_VALUE = re.compile(rb"(?:^|[\r\n])data:[ ]?([^\r\n]*)")
+USUAL_BOUNDARIES = (b"\n\n", b"\r\n\r\n")
 LONGEST_BOUNDARY = 4
 
 
 class EventTooLarge(Exception):
-    """One event is longer than the limit."""
+    """One event is longer than the limit; `complete` holds the events before it that came in the same chunk."""
+
+    def __init__(self, complete: bytes) -> None:
+        super().__init__()
+        self.complete = complete
 
 
 def error_event(error: GatewayError) -> bytes:
@@ -38,11 +44,13 @@ def has_data(block: bytes) -> bool:
 
 
 def split_events(block: bytes) -> Iterator[bytes]:
-    """Each of the complete events in `block`, with its blank line."""
+    """Each of the complete events in `block`, with its blank line; together they are the whole block."""
     start = 0
     for boundary in BOUNDARY.finditer(block):
         yield block[start : boundary.end()]
         start = boundary.end()
+    if start < len(block):
+        yield block[start:]
 
 
 def event_data(event: bytes) -> bytes:
@@ -55,43 +63,46 @@ class EventReader:
 
     def __init__(self, max_event_size: int) -> None:
         self._max_event_size = max_event_size
-        self._pending = b""
+        self._pending = bytearray()
 
     @property
     def leftover(self) -> bytes:
         """The beginning of an event that has not been completed."""
-        return self._pending
+        return bytes(self._pending)
 
     def feed(self, data: bytes) -> bytes:
         """The complete events that `data` brings to an end, byte for byte; b"" when there are none yet.
 
-        Raises EventTooLarge once an incomplete event is longer than the limit.
+        Raises EventTooLarge once an event, complete or not, is longer than the limit.
         """
-        if not self._pending:
-            if data.endswith(b"\n\n"):
-                return self._checked(data)
-            block, start_search = data, 0
-        else:
-            start_search = max(len(self._pending) - LONGEST_BOUNDARY, 0)
-            block = self._pending + data
-        end = self._last_boundary(block, start_search)
-        self._pending = block[end:]
-        if len(self._pending) > self._max_event_size:
-            raise EventTooLarge()
-        return self._checked(block[:end])
-
-    def _last_boundary(self, block: bytes, start: int) -> int:
-        end = block.rfind(b"\n\n", start) + 2
-        if end < 2:
-            end = 0
-        if b"\r" in block[start:]:
-            for boundary in BOUNDARY.finditer(block, max(start, end - LONGEST_BOUNDARY)):
-                end = max(end, boundary.end())
-        return end
+        pending = self._pending
+        if not pending and data.endswith(USUAL_BOUNDARIES):
+            return self._checked(data)
+        start = max(len(pending) - LONGEST_BOUNDARY, 0)
+        pending += data
+        end = _last_boundary(pending, start)
+        block = bytes(pending[:end])
+        del pending[:end]
+        if len(pending) > self._max_event_size:
+            raise EventTooLarge(block)
+        return self._checked(block)
 
     def _checked(self, block: bytes) -> bytes:
         if len(block) > self._max_event_size:
+            good = 0
             for event in split_events(block):
                 if len(event) > self._max_event_size:
-                    raise EventTooLarge()
+                    raise EventTooLarge(block[:good])
+                good += len(event)
         return block
+
+
+def _last_boundary(block: bytearray, start: int) -> int:
+    """Where the last complete event in `block` ends, seen from `start` on; 0 when none does."""
+    end = block.rfind(b"\n\n", start) + 2
+    if end < 2:
+        end = 0
+    if block.find(b"\r", start) >= 0:
+        for boundary in BOUNDARY.finditer(block, max(start, end - LONGEST_BOUNDARY)):
+            end = max(end, boundary.end())
+    return end

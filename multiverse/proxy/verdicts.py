@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import email.utils
 import re
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from multiverse.clock import Clock
 from multiverse.errors import (
     GatewayError,
     ModelLoading,
@@ -27,11 +27,20 @@ from multiverse.errors import (
 )
 from multiverse.servers.server import Blame
 from multiverse.servers.tunnels import is_html, tunnel_reason
-from multiverse.transport.failures import AnswerTimeout, AnswerTooLarge, ConnectFailed, TotalTimeout, TransportError
+from multiverse.transport.failures import (
+    Abandoned,
+    AnswerTimeout,
+    AnswerTooLarge,
+    ConnectFailed,
+    Disconnected,
+    TotalTimeout,
+    TransportError,
+)
 
 DEFAULT_BUSY_SECONDS = 1.0
 LONGEST_BUSY_SECONDS = 600.0
 LONGEST_SERVER_TEXT = 2000
+ROUTE_IN_TEXT = re.compile(r"/v1/\S*")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 FAILED = "No server could answer: those that were tried failed. Send the request again, or ask the server's owner."
@@ -83,14 +92,17 @@ class ErrorBody(msgspec.Struct):
 
 def failure_verdict(failure: TransportError) -> Verdict:
     """What a `TransportError` before the commit means."""
-    if isinstance(failure, ConnectFailed):
-        return Verdict(ServerFailed(FAILED), failure.reason, connect_failed=True)
+    if isinstance(failure, TotalTimeout):
+        return Verdict(ServerTimeout(TOO_SLOW), failure.reason, blame=Blame.NONE, try_next=False)
     if isinstance(failure, AnswerTimeout):
         return Verdict(ServerTimeout(TOO_SLOW), failure.reason, try_next=False)
     if isinstance(failure, AnswerTooLarge):
         return Verdict(ServerFailed(TOO_LARGE), failure.reason, try_next=False)
+    if isinstance(failure, Abandoned):
+        return Verdict(ServerFailed(FAILED), failure.reason, blame=Blame.NONE, try_next=False)
     # A reset may be the laptop going to sleep: the next pick had better not find out again.
-    return Verdict(ServerFailed(FAILED), failure.reason, connect_failed=True)
+    lost = isinstance(failure, (ConnectFailed, Disconnected))
+    return Verdict(ServerFailed(FAILED), failure.reason, connect_failed=lost)
 
 
 def broken_stream_verdict(failure: TransportError) -> Verdict:
@@ -101,6 +113,8 @@ def broken_stream_verdict(failure: TransportError) -> Verdict:
         return Verdict(ServerTimeout(FELL_SILENT), failure.reason, try_next=False)
     if isinstance(failure, AnswerTooLarge):
         return Verdict(ServerFailed(TOO_LARGE), failure.reason, try_next=False)
+    if isinstance(failure, Abandoned):
+        return Verdict(ServerDisconnected(BROKE_OFF), failure.reason, blame=Blame.NONE, try_next=False)
     return Verdict(ServerDisconnected(BROKE_OFF), failure.reason, try_next=False)
 
 
@@ -119,6 +133,8 @@ def answer_verdict(status: int, headers: dict[str, str], body: bytes, model_name
         return Verdict(ServerFailed(FAILED), reason, blame=Blame.NONE, key_refused=True)
     if status == 404:
         return _not_found_verdict(body, model_name)
+    if status == 501:
+        return _route_not_offered_verdict()  # llama.cpp for embeddings it was not started for: no failure of its.
     if status in (429, 503):
         return _busy_verdict(status, headers, body)
     if status == 508:
@@ -131,17 +147,26 @@ def answer_verdict(status: int, headers: dict[str, str], body: bytes, model_name
 
 def _not_found_verdict(body: bytes, model_name: str) -> Verdict:
     error = server_error(body)
-    text = error.message if error else body[:LONGEST_SERVER_TEXT].decode("utf-8", "replace")
-    if (error is not None and error.code == "model_not_found") or model_name in text:
-        message = f"No server that offers '{model_name}' knows it at present. GET /v1/models lists what can be used."
+    text = error.message if error else plain_text(body)
+    if (error is not None and error.code == "model_not_found") or names_model(text, model_name):
+        message = "No server that offers this model knows it at present. GET /v1/models lists what can be used."
         return Verdict(
             ModelNotFound(message, param="model"),
             "the server answers that it does not know this model; is `served_model_name` right?",
             blame=Blame.NONE,
             model_missing=True,
         )
+    return _route_not_offered_verdict()
+
+
+def _route_not_offered_verdict() -> Verdict:
     message = "No server of this model offers this route. Use another model, or another route of the OpenAI API."
     return Verdict(NotFound(message), "the server does not offer the route that was asked for", blame=Blame.NONE)
+
+
+def names_model(text: str, model_name: str) -> bool:
+    """Whether a server's text names the model as a word: not in the route it echoes, nor inside another word."""
+    return re.search(rf"(?<![\w-]){re.escape(model_name)}(?![\w-])", ROUTE_IN_TEXT.sub(" ", text)) is not None
 
 
 def _busy_verdict(status: int, headers: dict[str, str], body: bytes) -> Verdict:
@@ -191,7 +216,7 @@ def plain_text(body: bytes) -> str:
     return UNPRINTABLE.sub(" ", text).strip()[:LONGEST_SERVER_TEXT]
 
 
-def retry_after_seconds(value: str | None) -> float | None:
+def retry_after_seconds(value: str | None, now_unix: float | None = None) -> float | None:
     """A server's `Retry-After` in seconds, from a number or a date (RFC 9110 §10.2.3); None when it is neither."""
     if value is None:
         return None
@@ -199,7 +224,8 @@ def retry_after_seconds(value: str | None) -> float | None:
     if text.isascii() and text.isdigit():
         return min(float(text[:6]), LONGEST_BUSY_SECONDS)
     try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return min(max(moment.timestamp() - time.time(), 0.0), LONGEST_BUSY_SECONDS)
+        moment_unix = email.utils.parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):
+        return None  # The parser of the standard library raises all of these for one odd date or another.
+    now_unix = Clock().unix_seconds() if now_unix is None else now_unix
+    return min(max(moment_unix - now_unix, 0.0), LONGEST_BUSY_SECONDS)

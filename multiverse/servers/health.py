@@ -1,4 +1,4 @@
-"""Watching all servers: sweep() on a PeriodicCallback starts probes that are due, apply() turns findings into verdicts.
+"""Watching all servers: sweep() on a SteadyCallback starts probes that are due, apply() turns findings into verdicts.
 
 A sweep never waits for a probe, so a server that hangs delays nobody. One probe per server at a time; at most
 `concurrency` at once; each server has its own jittered moment. Only a changed verdict is logged and written.
@@ -9,23 +9,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from tornado.ioloop import PeriodicCallback
-
-from multiverse.clock import Clock, unix_from_iso
+from multiverse.clock import Clock
+from multiverse.servers.identity import Registration
 from multiverse.servers.probe import Finding, Prober, ProbeResult
 from multiverse.servers.registry import Registry
-from multiverse.servers.server import HEALTHY, UNHEALTHY, Server
+from multiverse.servers.server import HEALTHY, Server
 from multiverse.storage.store import Store
+from multiverse.ticking import SteadyCallback
 
 LOG = logging.getLogger(__name__)
 
 JITTER = 0.1
 BACK_OFF_AFTER_FAILURES = 8
 BACK_OFF_MAX_SECONDS = 300.0
+DOUBLINGS = 30
 TICKS_PER_INTERVAL = 20
 SHORTEST_TICK_SECONDS, LONGEST_TICK_SECONDS = 0.02, 1.0
+STREAMS_WITHIN_SECONDS = 10.0
 
 
 class HealthChecker:
@@ -49,12 +53,13 @@ class HealthChecker:
         self._interval_seconds = interval_seconds
         self._slots = asyncio.Semaphore(concurrency)
         self._chooser = chooser or random.Random()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[Server, asyncio.Task[None]] = {}
+        self._turns: WeakKeyDictionary[Server, asyncio.Lock] = WeakKeyDictionary()
         self.probes_total = 0
         self.probes_failed = 0
         tick_seconds = interval_seconds / TICKS_PER_INTERVAL
         tick_seconds = min(max(tick_seconds, SHORTEST_TICK_SECONDS), LONGEST_TICK_SECONDS)
-        self._ticker = PeriodicCallback(self.sweep, tick_seconds * 1000)
+        self._ticker = SteadyCallback(self.sweep, tick_seconds * 1000)
 
     # -- when ----------------------------------------------------------------------------------------------------------
 
@@ -66,59 +71,70 @@ class HealthChecker:
     async def stop(self) -> None:
         """Stop probing; probes under way are abandoned."""
         self._ticker.stop()
-        for task in self._tasks:
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def sweep(self) -> None:
         """Start the probes that are due; returns at once."""
         now = self._clock.monotonic()
         for server in self._registry.servers:
-            if server.next_probe_seconds <= now and not server.probing:
-                server.probing = True
-                task = asyncio.get_running_loop().create_task(self._probe_when_free(server))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            if server.next_probe_seconds <= now and server not in self._tasks:
+                task = self._tasks[server] = asyncio.get_running_loop().create_task(self._probe_when_free(server))
+                task.add_done_callback(partial(self._forget_task, server))
+
+    def _forget_task(self, server: Server, task: asyncio.Task[None]) -> None:
+        del self._tasks[server]
 
     async def _probe_when_free(self, server: Server) -> None:
         try:
-            async with self._slots:
-                if server.registered:
+            async with self._slots, self._turn(server):
+                # Meanwhile an admin may have asked it, or deregistered it.
+                if server.registered and server.next_probe_seconds <= self._clock.monotonic():
                     await self._probe(server)
         except Exception:
+            self.schedule(server)
             LOG.exception("probe failed", extra={"fields": {"server": server.registration_id}})
-        finally:
-            server.probing = False
 
-    def schedule(self, server: Server) -> None:
+    def schedule(self, server: Server, *, backing_off: bool = False) -> None:
         """Set the moment of the next probe: one interval on, a little earlier or later, or much later for the lost."""
-        beyond = server.probe_failures - BACK_OFF_AFTER_FAILURES
         seconds = self._interval_seconds
-        if beyond > 0 and not server.loading:
-            seconds = min(seconds * 2.0 ** min(beyond, 30), max(BACK_OFF_MAX_SECONDS, seconds))
-        seconds *= 1 - self._chooser.uniform(0, JITTER)
-        server.next_probe_seconds = self._clock.monotonic() + seconds
+        jitter = 1 - self._chooser.uniform(0, JITTER)
+        now = self._clock.monotonic()
+        server.next_probe_seconds = server.usual_probe_seconds = now + seconds * jitter
+        beyond = server.probe_failures - BACK_OFF_AFTER_FAILURES
+        if backing_off and beyond > 0:
+            seconds = min(seconds * 2.0 ** min(beyond, DOUBLINGS), max(BACK_OFF_MAX_SECONDS, seconds))
+            server.next_probe_seconds = now + seconds * jitter
 
     # -- probing -------------------------------------------------------------------------------------------------------
 
     async def probe(self, server: Server) -> ProbeResult:
-        """Probe `server` now, counted like any other probe (the admin asked)."""
-        server.probing = True
-        try:
+        """Probe `server` now (after the probe that is under way), counted like any other."""
+        async with self._turn(server):
             return await self._probe(server)
-        finally:
-            server.probing = False
+
+    def _turn(self, server: Server) -> asyncio.Lock:
+        """One probe per server at a time, whoever asks."""
+        return self._turns.setdefault(server, asyncio.Lock())
 
     async def _probe(self, server: Server) -> ProbeResult:
         registration, started = server.registration, self._clock.monotonic()
         result = await self._prober.probe(registration)
-        if server.registration.endpoint != registration.endpoint:
-            return result  # It moved while we asked: the answer is about another server.
-        if result.finding is Finding.FAILED and server.last_byte_seconds >= started:
+        if not same_question(server.registration, registration):
+            return result  # It was changed while we asked: the answer is about another server, or to another key.
+        if result.finding is Finding.FAILED and self._streams(server, started):
             # A laptop with a single slot may be too busy answering to answer us as well.
-            result = ProbeResult(Finding.GOOD, "busy answering a request", result.response_time_ms)
+            reason = f"busy answering a request; {result.reason}"
+            result = ProbeResult(Finding.ALIVE, reason, result.response_time_ms)
         self.apply(server, result)
         return result
+
+    def _streams(self, server: Server, started: float) -> bool:
+        """Whether bytes of a real request came during the probe, or just before it and more may come."""
+        patience_seconds = STREAMS_WITHIN_SECONDS if server.in_flight else 0.0
+        return server.last_byte_seconds >= started - patience_seconds
 
     def apply(self, server: Server, result: ProbeResult) -> None:
         """Let `result` count, and tell the store and whoever waits for the server."""
@@ -130,17 +146,19 @@ class HealthChecker:
         self.probes_total += 1
         server.last_checked_at = self._clock.utc_iso()
         server.response_time_ms = result.response_time_ms
+        changed = False
         if result.finding is Finding.GOOD:
             changed = server.note_good_probe()
+        elif result.finding is Finding.ALIVE:
+            server.note_alive()
         elif result.finding is Finding.LOADING:
             changed = server.note_loading()
         elif result.finding is Finding.BUSY:
             server.note_reason(result.reason or "the server is busy")
-            changed = False
         else:
             self.probes_failed += 1
             changed = server.note_failed_probe(result.reason or "the probe failed")
-        self.schedule(server)
+        self.schedule(server, backing_off=result.finding is Finding.FAILED)
         return changed
 
     def record(self, server: Server, result: ProbeResult, *, changed: bool) -> None:
@@ -176,6 +194,9 @@ class HealthChecker:
 
     def lost_for_hours(self, server: Server) -> float:
         """Hours since the verdict became unhealthy; 0 for any other verdict."""
-        if server.health_status != UNHEALTHY or server.unhealthy_since is None:
-            return 0.0
-        return (self._clock.unix_seconds() - unix_from_iso(server.unhealthy_since)) / 3600
+        return server.unhealthy_seconds / 3600
+
+
+def same_question(one: Registration, other: Registration) -> bool:
+    """Whether probes of both would ask the same server in the same words."""
+    return (one.endpoint, one.api_key) == (other.endpoint, other.api_key)

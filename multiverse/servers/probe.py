@@ -1,4 +1,4 @@
-"""One probe: ask a server whether it could answer, and put what it says into one of four words.
+"""One probe: ask a server whether it could answer, and put what it says into one word.
 
 `GET /v1/models`, never a completion: a probe must not cost its owner a token. What follows from the result (verdicts,
 counts, rows in the store) is decided in health.py.
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
-from tornado.httpclient import HTTPResponse
 
 from multiverse.clock import Clock
+from multiverse.servers.identity import Registration
 from multiverse.servers.outgoing import request_headers
-from multiverse.servers.server import Registration
 from multiverse.servers.tunnels import is_html, tunnel_reason
-from multiverse.transport.failures import TransportError
+from multiverse.transport.failures import AnswerTimeout, ConnectTimeout, TransportError
 from multiverse.transport.http import StreamingHTTPClient
 from multiverse.transport.messages import ServerRequest
 
 MAX_PROBE_BODY_BYTES = 4 * 1024 * 1024
+LOADING = "the server is loading its model"
 ROUTE_NOT_OFFERED = frozenset({404, 405, 500, 501})
 
 
@@ -28,6 +28,7 @@ class Finding(Enum):
     """What a probe found."""
 
     GOOD = "good"
+    ALIVE = "alive"  # No good answer, but a request is being answered: said by health.py, never here.
     LOADING = "loading"
     BUSY = "busy"
     FAILED = "failed"
@@ -44,7 +45,7 @@ class ProbeResult:
     @property
     def ok(self) -> bool:
         """Whether the server can take requests as far as a probe can tell."""
-        return self.finding is Finding.GOOD
+        return self.finding in (Finding.GOOD, Finding.ALIVE)
 
 
 class ModelList(msgspec.Struct):
@@ -54,7 +55,7 @@ class ModelList(msgspec.Struct):
 
 
 class Prober:
-    """Sends probes. `timeout_seconds` bounds each request, connecting included; `via` names this gateway."""
+    """Sends probes. `timeout_seconds` bounds each of them, whatever it takes; `via` names this gateway."""
 
     def __init__(self, *, transport: StreamingHTTPClient, clock: Clock, timeout_seconds: float, via: str) -> None:
         self._transport = transport
@@ -65,45 +66,55 @@ class Prober:
     async def probe(self, registration: Registration) -> ProbeResult:
         """Ask the server of `registration`. Never raises for anything a server does."""
         started = self._clock.monotonic()
+        finding: Finding
+        reason: str | None
         try:
-            finding, reason = await self._ask(registration)
+            finding, reason = await self._ask(registration, started + self._timeout_seconds)
+        except (AnswerTimeout, ConnectTimeout):
+            seconds = self._timeout_seconds
+            finding = Finding.FAILED
+            reason = f"the server did not answer the probe within {seconds:g} s; is the machine awake?"
         except TransportError as error:
             finding, reason = Finding.FAILED, error.reason
         return ProbeResult(finding, reason, round((self._clock.monotonic() - started) * 1000, 1))
 
-    async def _ask(self, registration: Registration) -> tuple[Finding, str | None]:
-        response = await self._get(registration, "/v1/models")
-        status, body = response.code, response.body
-        headers: dict[str, str] = response.head.headers  # type: ignore[attr-defined]
-        tunnel = tunnel_reason(status, headers, body)
-        if tunnel is not None:
-            return Finding.FAILED, tunnel
-        if status == 200:
-            return judge_model_list(headers, body)
-        if status in ROUTE_NOT_OFFERED and not is_html(headers, body):
-            health = await self._get(registration, "/health")
-            if health.code == 200:
-                return Finding.GOOD, None
-        return judge_status(status, body)
+    async def _ask(self, registration: Registration, deadline: float) -> tuple[Finding, str | None]:
+        answer = status, headers, body = await self._get(registration, "/v1/models", deadline)
+        if status in ROUTE_NOT_OFFERED and not is_html(headers, body) and tunnel_reason(*answer) is None:
+            return judge_health(status, *await self._get(registration, "/health", deadline))
+        return judge_models(*answer)
 
-    async def _get(self, registration: Registration, route: str) -> HTTPResponse:
+    async def _get(self, registration: Registration, route: str, deadline: float) -> tuple[int, dict[str, str], bytes]:
         endpoint = registration.endpoint
-        return await self._transport.fetch(
+        seconds = max(deadline - self._clock.monotonic(), 0.0)
+        response = await self._transport.fetch(
             ServerRequest(
                 endpoint,
                 endpoint.path + route,
                 header_items=request_headers(registration, via=self._via),
-                connect_timeout=self._timeout_seconds,
-                request_timeout=self._timeout_seconds,
+                connect_timeout=seconds,
+                request_timeout=seconds,
                 max_body_size=MAX_PROBE_BODY_BYTES,
             )
         )
+        headers: dict[str, str] = response.head.headers  # type: ignore[attr-defined]
+        return response.code, headers, response.body
 
 
-def judge_model_list(headers: dict[str, str], body: bytes) -> tuple[Finding, str | None]:
-    """A 200 is good only if it holds what a model list holds."""
+def judge_models(status: int, headers: dict[str, str], body: bytes) -> tuple[Finding, str | None]:
+    """What an answer to `GET /v1/models` means."""
+    tunnel = tunnel_reason(status, headers, body)
+    if tunnel is not None:
+        return Finding.FAILED, tunnel
+    if 300 <= status < 400:
+        return Finding.FAILED, f"the address redirects elsewhere ({status}); register the address it redirects to"
     if is_html(headers, body):
         return Finding.FAILED, "the address answers with a web page instead of a model list; is it the API's address?"
+    return judge_model_list(body) if status == 200 else judge_status(status, body)
+
+
+def judge_model_list(body: bytes) -> tuple[Finding, str | None]:
+    """A 200 is good only if it holds what a model list holds."""
     try:
         msgspec.json.decode(body, type=ModelList)
     except (msgspec.DecodeError, RecursionError, ValueError):
@@ -111,14 +122,27 @@ def judge_model_list(headers: dict[str, str], body: bytes) -> tuple[Finding, str
     return Finding.GOOD, None
 
 
+def judge_health(models_status: int, status: int, headers: dict[str, str], body: bytes) -> tuple[Finding, str | None]:
+    """What an answer to `GET /health` means, where `/v1/models` is not offered (`models_status`)."""
+    if tunnel_reason(status, headers, body) is None and not is_html(headers, body):
+        if status == 200:
+            return Finding.GOOD, None
+        if is_loading(status, body):
+            return Finding.LOADING, LOADING
+    return Finding.FAILED, f"GET /v1/models answers with status {models_status}, and GET /health is no better"
+
+
 def judge_status(status: int, body: bytes) -> tuple[Finding, str | None]:
     """What a probe's answer other than 200 means."""
-    if status == 503 and b"loading" in body[:4096].lower():
-        return Finding.LOADING, "the server is loading its model"
+    if is_loading(status, body):
+        return Finding.LOADING, LOADING
     if status == 429:
         return Finding.BUSY, "the server is busy"
     if status in (401, 403):
         return Finding.FAILED, f"the server refuses the gateway's key ({status}); update `api_key` in the registration"
-    if 300 <= status < 400:
-        return Finding.FAILED, f"the address redirects elsewhere ({status}); register the address it redirects to"
     return Finding.FAILED, f"GET /v1/models answers with status {status}"
+
+
+def is_loading(status: int, body: bytes) -> bool:
+    """llama.cpp answers every route with 503 "Loading model" until it can work."""
+    return status == 503 and b"loading" in body[:4096].lower()

@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from multiverse.clock import Clock, unix_from_iso
-from multiverse.errors import InvalidRequest, NoServerAvailable, ServerNotFound
-from multiverse.servers.health import HealthChecker
+from multiverse.errors import GatewayError, InvalidRequest, NoServerAvailable, ServerNotFound
+from multiverse.servers.health import HealthChecker, same_question
 from multiverse.servers.probe import Finding, Prober, ProbeResult
 from multiverse.servers.registry import Registry
 from multiverse.servers.server import BreakerSettings, Registration, Server
@@ -27,6 +27,7 @@ from multiverse.transport.failures import AddressRefused, NameNotResolved
 LOG = logging.getLogger(__name__)
 
 ASKS_THE_SERVER_AGAIN = frozenset({"endpoint", "api_key", "served_model_name"})
+NAMES_OF_THE_MODEL = ("model_name", "served_model_name")
 
 
 class RegistrationService:
@@ -59,19 +60,18 @@ class RegistrationService:
 
     async def load(self) -> int:
         """Rebuild the registry from the store, everything `unknown`; returns how many servers there are."""
-        rows = await self._store.load_registrations()
-        for row in rows:
+        for row in await self._store.load_registrations():
             try:
-                server = self._new_server(Registration.from_row(row))
-            except InvalidRequest:
-                LOG.error(
-                    "registration skipped: its address is not valid",
-                    extra={"fields": {"server": row["registration_id"]}},
-                )
+                registration = Registration.from_row(row)
+                created_unix = unix_from_iso(registration.created_at)
+                server = self._new_server(registration)
+                server.restore(row)
+            except (InvalidRequest, TypeError, ValueError):
+                fields = {"server": row["registration_id"]}
+                LOG.error("registration skipped: its row cannot be understood", extra={"fields": fields})
                 continue
-            server.restore(row)
-            self._registry.add(server, unix_from_iso(server.registration.created_at))
-        return len(rows)
+            self._registry.add(server, created_unix)
+        return len(self._registry.servers)
 
     def _new_server(self, registration: Registration) -> Server:
         if registration.api_key is not None:
@@ -94,27 +94,40 @@ class RegistrationService:
         `require_healthy` when the probe is not good, with nothing stored; StoreFailed, with nothing changed.
         """
         endpoint = await self._permitted_endpoint(fields["endpoint_url"])
-        now = self._clock.utc_iso()
         given = {name: value for name, value in fields.items() if name != "endpoint_url"}
-        candidate = Registration(
-            registration_id=str(uuid.uuid4()), endpoint=endpoint, created_at=now, updated_at=now, **given
-        )
-        if candidate.api_key is not None:
-            self._on_secret(candidate.api_key)
-        result = await self._probe_first(candidate, require_healthy=require_healthy)
+        if given.get("api_key") is not None:
+            self._on_secret(given["api_key"])
+        candidate = self._candidate(endpoint, given)
+        known = self._registry.find(candidate.model_name, endpoint.url)
+        asked = candidate if known is None else replace(known.registration, **given)
+        result = await self._probe_first(asked, require_healthy=require_healthy)
         async with self._writing:
             known = self._registry.find(candidate.model_name, endpoint.url)
             if known is not None:
                 await self._save_changes(known, given)
-                self._health.apply(known, result)
+                self._take_over(known, asked, result)
+                LOG.info("server registered again", extra={"fields": self._log_fields(known)})
                 return known, False
             server = self._new_server(candidate)
             changed = self._health.judge(server, result)
-            await self._store.save_registration({**candidate.to_row(), **server.state_row()})
-            self._registry.add(server, unix_from_iso(now))
+            await self._store.save_registration({**candidate.to_row(), **_state(server)})
+            self._registry.add(server, unix_from_iso(candidate.created_at))
             self._health.record(server, result, changed=changed)
         LOG.info("server registered", extra={"fields": self._log_fields(server)})
         return server, True
+
+    def _candidate(self, endpoint: Endpoint, given: dict[str, Any]) -> Registration:
+        now = self._clock.utc_iso()
+        return Registration(
+            registration_id=str(uuid.uuid4()), endpoint=endpoint, created_at=now, updated_at=now, **given
+        )
+
+    def _take_over(self, server: Server, asked: Registration, result: ProbeResult) -> None:
+        """Let the probe of `asked` count for `server`, unless another change came in between."""
+        if same_question(server.registration, asked):
+            self._health.apply(server, result)
+        else:
+            server.next_probe_seconds = self._clock.monotonic()
 
     async def _permitted_endpoint(self, endpoint_url: str) -> Endpoint:
         endpoint = parse_endpoint(endpoint_url)
@@ -131,8 +144,8 @@ class RegistrationService:
         result = await self._prober.probe(registration)
         if require_healthy and result.finding is not Finding.GOOD:
             raise NoServerAvailable(
-                f"Nothing was registered, because the server did not pass its probe: {result.reason}. Start it and "
-                "register again, or leave `require_healthy` out.",
+                f"Nothing was changed, because the server did not pass its probe: {result.reason}. Start it and "
+                "try again, or leave `require_healthy` out.",
                 retry_after_seconds=5,
             )
         return result
@@ -151,14 +164,15 @@ class RegistrationService:
             changes["endpoint"] = await self._permitted_endpoint(changes.pop("endpoint_url"))
         if changes.get("api_key") is not None:
             self._on_secret(changes["api_key"])
-        result = None
+        asked, result = replace(server.registration, **changes), None
         if require_healthy or ASKS_THE_SERVER_AGAIN & changes.keys():
-            result = await self._probe_first(replace(server.registration, **changes), require_healthy=require_healthy)
+            result = await self._probe_first(asked, require_healthy=require_healthy)
         async with self._writing:
             self.server(registration_id)  # It may have been deregistered while we asked.
             await self._save_changes(server, changes)
             if result is not None:
-                self._health.apply(server, result)
+                self._take_over(server, asked, result)
+        self._registry.changed(server)  # It may have more slots now.
         LOG.info("server updated", extra={"fields": {**self._log_fields(server), "changed": sorted(changes)}})
         return server
 
@@ -172,10 +186,12 @@ class RegistrationService:
                 f"({twin.registration_id}).",
                 param="endpoint_url",
             )
-        await self._store.save_registration({**after.to_row(), **server.state_row()})
+        await self._store.save_registration({**after.to_row(), **_state(server)})
         server.registration = after
         if after.endpoint != before.endpoint:
             server.forget_health()
+        if any(getattr(after, name) != getattr(before, name) for name in NAMES_OF_THE_MODEL):
+            server.model_missing = False  # What it did not know was another name.
         if after.model_name != before.model_name and server.registered:
             self._registry.rename(server, before.model_name, unix_from_iso(after.updated_at))
 
@@ -190,7 +206,6 @@ class RegistrationService:
                 await self._store.delete_registration(registration_id)
             except Exception:
                 # Still on disk: it would be back after a restart, so say so now rather than then.
-                server.registered = True
                 self._registry.add(server, unix_from_iso(server.registration.created_at))
                 raise
         LOG.info("server deregistered", extra={"fields": self._log_fields(server)})
@@ -200,19 +215,28 @@ class RegistrationService:
         async with self._writing:
             server = self.server(registration_id)
             await self._store.save_registration(
-                {**server.registration.to_row(), **server.state_row(), "draining": int(draining)}
+                {**server.registration.to_row(), **_state(server), "draining": int(draining)}
             )
             server.draining = draining
-        self._registry.changed(server)
+            self._registry.changed(server)
         LOG.info("server draining" if draining else "server resumed", extra={"fields": self._log_fields(server)})
         return server
 
     async def deregister_lost(self, after_hours: float) -> None:
         """Deregister the servers that have been unhealthy for `after_hours`."""
         for server in list(self._registry.servers):
-            if self._health.lost_for_hours(server) >= after_hours:
-                LOG.warning("server unhealthy for too long", extra={"fields": self._log_fields(server)})
+            if self._health.lost_for_hours(server) < after_hours:
+                continue
+            LOG.warning("server unhealthy for too long", extra={"fields": self._log_fields(server)})
+            try:
                 await self.deregister(server.registration_id)
+            except GatewayError as error:  # Somebody was faster, or the disk is full: the others still have their turn.
+                fields = {**self._log_fields(server), "reason": error.message}
+                LOG.warning("server not deregistered", extra={"fields": fields})
 
     def _log_fields(self, server: Server) -> dict[str, Any]:
         return {"server": server.registration_id, "model": server.registration.model_name}
+
+
+def _state(server: Server) -> dict[str, Any]:
+    return {**server.state_row(), "draining": int(server.draining)}

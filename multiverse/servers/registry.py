@@ -60,15 +60,15 @@ class Registry:
         self._on_change = on_change
 
     def changed(self, server: Server) -> None:
-        """Something about `server` changed that may let a waiting request through."""
-        if server.available:
-            self._on_change(server.registration.model_name)
+        """Something about `server` changed: a waiting request may go through, or has nothing left to wait for."""
+        self._on_change(server.registration.model_name)
 
     # -- who is registered ---------------------------------------------------------------------------------------------
 
     def add(self, server: Server, created_unix: float) -> None:
         """Make `server` known. `created_unix` dates its model, should it be the first to offer it."""
         self._by_id[server.registration_id] = server
+        server.registered = True
         self._rotations.setdefault(server.registration.model_name, Rotation(created_unix)).add(server)
         self.changed(server)
 
@@ -91,6 +91,7 @@ class Registry:
         """`server` offers another model now: move it to that model's rotation."""
         self._leave(server, old_model_name)
         self._rotations.setdefault(server.registration.model_name, Rotation(created_unix)).add(server)
+        self._on_change(old_model_name)
         self.changed(server)
 
     def get(self, registration_id: str) -> Server | None:
@@ -129,12 +130,22 @@ class Registry:
         picked = self._pick_least_busy(rotation, tried) if self._least_busy else self._pick_in_turn(rotation, tried)
         if picked is not None:
             return picked
-        if any(server.in_rotation and server.full and not server.ejected for server in untried(rotation, tried)):
+        candidates = untried(rotation, tried)
+        if any(server.in_rotation and server.full and not server.ejected for server in candidates):
             return None
-        last_resort = self._pick_last_resort(rotation, tried)
-        if last_resort is not None:
-            return last_resort
-        raise self._nobody(rotation)
+        if any(server.available for server in rotation.servers):
+            raise self._nobody(rotation)  # One works: it has been tried for this request, and its answer is the answer.
+        candidates = [server for server in candidates if server.may_be_last_resort]
+        if not candidates:
+            raise self._nobody(rotation)
+        free = [server for server in candidates if not server.full]
+        return min(free, key=lambda server: server.last_failed_seconds, default=None)
+
+    def seconds_to_trial(self, model_name: str) -> float | None:
+        """How long until the next ejected server of `model_name` may be tried; None when none waits for its trial."""
+        rotation = self._rotations.get(model_name)
+        waits = [server.seconds_to_trial for server in rotation.servers if server.in_rotation] if rotation else []
+        return min((seconds for seconds in waits if seconds), default=None)
 
     def _pick_in_turn(self, rotation: Rotation, tried: Collection[Server]) -> Server | None:
         second_choice: tuple[int, Server] | None = None
@@ -160,12 +171,6 @@ class Registry:
         lowest = min(loads)
         least = [server for server, load in zip(candidates, loads, strict=True) if load == lowest]
         return self._chooser.choice(least)
-
-    def _pick_last_resort(self, rotation: Rotation, tried: Collection[Server]) -> Server | None:
-        if any(server.available for server in rotation.servers):
-            return None  # One of them works: it has been tried for this request, and its answer is the answer.
-        candidates = [server for server in untried(rotation, tried) if server.may_be_last_resort]
-        return min(candidates, key=lambda server: server.last_failed_seconds, default=None)
 
     def _nobody(self, rotation: Rotation) -> GatewayError:
         servers = rotation.servers

@@ -31,7 +31,7 @@ def is_html(headers: Mapping[str, str], body: bytes = b"") -> bool:
     """Whether an answer is a page for people rather than data."""
     if "html" in headers.get("content-type", "").lower():
         return True
-    start = body[:256].lstrip().lower()
+    start = body[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return start.startswith((b"<!doctype", b"<html"))
 
 

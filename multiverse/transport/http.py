@@ -90,7 +90,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The dial succeeded."""
         self.transport = cast(asyncio.Transport, transport)
-        self.client.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; then hand over the head, the body bytes and the end, in this order."""
@@ -472,7 +471,7 @@ class Exchange(asyncio.Future[HTTPResponse]):
         request = self.request
         deadlines: list[tuple[float, Callable[[], TransportError]]] = []
         if request.request_timeout is not None:
-            deadlines.append((self.started_at + request.request_timeout, TotalTimeout))
+            deadlines.append((self.started_at + request.request_timeout, self._total_timeout))
         if self.connection is None:
             if request.connect_timeout is not None:
                 deadlines.append((self.started_at + request.connect_timeout, ConnectTimeout))
@@ -485,6 +484,12 @@ class Exchange(asyncio.Future[HTTPResponse]):
             # Reading is held back by our own caller: the server's silence is not its fault. Look again later.
             deadlines.append((self.loop.time() + self.idle_timeout, IdleTimeout))
         return deadlines
+
+    def _total_timeout(self) -> TransportError:
+        """`request_timeout` is over; the owner reads which phase it ended in."""
+        if self.connection is None:
+            return ConnectTimeout()
+        return FirstByteTimeout() if self.head is None else TotalTimeout()
 
     def arm_timer(self) -> None:
         """One timer per exchange, for the nearest of its deadlines; a chunk only moves `last_activity`."""
@@ -636,6 +641,9 @@ class StreamingHTTPClient(AsyncHTTPClient):
             exchange.dial = None
             exchange.abort(error)
             return
+        if not connection.closed:
+            # Not in connection_made(): a dial that is cancelled after it never hears of connection_lost() under uvloop.
+            self.connections.add(connection)
         if exchange.done() or self._closed:
             connection.close()
             exchange.abort(Abandoned())

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from types import FrameType
 
 import tornado.autoreload
 import tornado.netutil
@@ -100,11 +101,22 @@ def _bind(config: Config) -> list[socket.socket]:
         raise _CannotListen(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
 
 
-async def _serve(config: Config, logs: Logs) -> int:
-    stop = asyncio.Event()
+def _on_signal(number: signal.Signals, action: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+
+    def react(_number: int, _frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(action)
+
+    try:
+        loop.add_signal_handler(number, action)
+    except NotImplementedError:  # Windows
+        signal.signal(number, react)
+
+
+async def _serve(config: Config, logs: Logs) -> int:
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    _on_signal(signal.SIGTERM, stop.set)  # A PaaS may send it more than once, and still means "take your time".
+    _on_signal(signal.SIGINT, lambda: hurry.set() if stop.is_set() else stop.set())
     sockets = _bind(config)
     try:
         async with Gateway(config, on_secret=logs.redact) as gateway:
@@ -117,7 +129,7 @@ async def _serve(config: Config, logs: Logs) -> int:
             if config.reload:
                 tornado.autoreload.start()
             await stop.wait()
-            await gateway.drain()
+            await gateway.drain(hurry)
             server.stop()
             await server.wait_until_idle(LAST_ANSWERS_SECONDS)
             await server.close_all_connections()

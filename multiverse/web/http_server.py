@@ -34,6 +34,8 @@ LINGER_SECONDS = 2.0
 IDLE_SECONDS = 75.0
 IDLE_LOOKS_SECONDS = 0.02
 DISCARD_BYTES = 65_536
+# The rest of a refused body up to this size is awaited, so that the connection can be used again.
+SMALL_BODY_BYTES = 65_536
 QUOTED = re.compile(r"['\"].*", re.DOTALL)
 
 
@@ -52,6 +54,8 @@ class RequestConnection(HTTP1Connection):
         self._head_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._delegate_waits = False
+        self._body_is_small = False
+        self._hangs_up = False
 
     @property
     def busy(self) -> bool:
@@ -80,7 +84,10 @@ class RequestConnection(HTTP1Connection):
         start_line, headers = self._parse_head(await self._read_head())
         self._request_start_line, self._request_headers = start_line, headers
         self._disconnect_on_finish = not self._can_keep_alive(start_line, headers)
-        self._read_finished = "Transfer-Encoding" not in headers and headers.get("Content-Length", "0") == "0"
+        length, has_chunks = headers.get("Content-Length", "0"), "Transfer-Encoding" in headers
+        self._read_finished = length == "0" and not has_chunks
+        # Who expects a 100 and is refused may send the body or not: nobody could tell what follows.
+        self._body_is_small = is_small(length) and not has_chunks and "Expect" not in headers
         self._delegate_waits = True
         prepared = delegate.headers_received(start_line, headers)
         if prepared is not None:
@@ -143,15 +150,22 @@ class RequestConnection(HTTP1Connection):
         headers: httputil.HTTPHeaders,
         chunk: bytes | None = None,
     ) -> asyncio.Future[None]:
-        """As Tornado's; an answer before the end of the request is the last on its connection, and says so."""
-        if not self._read_finished:
+        """As Tornado's; an answer before the end of a large body is the last on its connection, and says so."""
+        if headers.get("Connection") == "close" or not (self._read_finished or self._body_is_small):
             self._disconnect_on_finish = True
         return super().write_headers(start_line, headers, chunk)
+
+    def finish(self) -> None:
+        """As Tornado's, which closes on every body that has not been read."""
+        self._hangs_up = self._disconnect_on_finish
+        super().finish()
+        self._disconnect_on_finish = self._hangs_up
 
     async def _wait_for_answer(self) -> None:
         if self._linger_timer is not None:
             self._linger_timer.cancel()
-            self.close()
+            if self._hangs_up:
+                self.close()
         elif not self._finish_future.done() and not self.stream.closed():
             self.stream.set_close_callback(self._on_connection_close)
             await self._finish_future
@@ -167,13 +181,15 @@ class RequestConnection(HTTP1Connection):
 
     def _linger(self) -> None:
         self._linger_timer = self._loop.call_later(LINGER_SECONDS, self.close)
-        with contextlib.suppress(OSError):  # the client may have left
-            self.stream.socket.shutdown(socket.SHUT_WR)
+        if self._hangs_up:
+            with contextlib.suppress(OSError):  # the client may have left
+                self.stream.socket.shutdown(socket.SHUT_WR)
 
     async def _answer_malformed(self, error: httputil.HTTPInputError) -> None:
         """400, unless an answer has begun already; what else the client sends belongs to no request."""
         fields = {"client": str(self.context), "problem": QUOTED.sub("", str(error))[:100]}
         LOG.info("malformed request", extra={"fields": fields})
+        self._hangs_up = True
         if self._response_start_line is None:
             self.stream.write(self._malformed_answer())
         if self._linger_timer is None:
@@ -196,6 +212,11 @@ class RequestConnection(HTTP1Connection):
             "Connection: close",
         )
         return "\r\n".join((*lines, "", "")).encode("ascii") + body
+
+
+def is_small(length: str) -> bool:
+    """Whether a `Content-Length` is a number up to SMALL_BODY_BYTES."""
+    return length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= SMALL_BODY_BYTES
 
 
 class ClientConnection(HTTP1ServerConnection):

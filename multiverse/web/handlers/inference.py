@@ -13,7 +13,7 @@ from typing import Any
 
 from tornado.iostream import StreamClosedError
 
-from multiverse.errors import GatewayError, LoopDetected, ModelNotFound, NotFound, RateLimitExceeded
+from multiverse.errors import GatewayError, LoopDetected, ModelNotFound, NotFound, RateLimitExceeded, ShuttingDown
 from multiverse.proxy.call import Call, read_body
 from multiverse.proxy.forward import Forwarding
 from multiverse.servers.server import HEALTHY, Server
@@ -98,10 +98,12 @@ class ForwardHandler(GatewayHandler):
 
     async def post(self, *args: str) -> None:
         """Forward, and answer with whatever comes of it."""
+        gateway = self.gateway
+        if gateway.draining:
+            raise ShuttingDown()  # It began while the body was on its way.
         body = self.body()
         self._chunks.clear()
         fields = load(CALL_SCHEMA, read_body(body))
-        gateway = self.gateway
         inbound_via = self.request.headers.get("Via", "")
         call = Call(
             request_id=self.request_id,

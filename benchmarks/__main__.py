@@ -1,0 +1,155 @@
+"""`python -m benchmarks`: the command line. Installs what is missing, runs the rounds, prints and writes the results.
+
+Exit codes: 0 done with nothing broken, 1 something was broken or nothing could be measured, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from benchmarks.chart import as_svg
+from benchmarks.contestants import Contestant, Direct, Gateway
+from benchmarks.peers import HAProxy, LiteLLM, Nginx, SglangRouter, VllmRouter
+from benchmarks.report import Occasion, as_json, as_markdown
+from benchmarks.rounds import Cores, Results, prepare, run_rounds
+from benchmarks.workloads import FULL, QUICK, WORKLOADS, Workload
+
+CONTESTANTS: tuple[Callable[[], Contestant], ...] = (Direct, Gateway, SglangRouter, VllmRouter, Nginx, HAProxy, LiteLLM)
+FULL_ROUNDS, QUICK_ROUNDS, MOST_ROUNDS = 5, 1, 50
+MOST_DESCRIPTORS = 16384
+MOST_QUIET_SECONDS = 600.0
+
+
+def say(text: str) -> None:
+    """Progress, which is no result."""
+    click.echo(text, err=True)
+
+
+def chosen_contestants(names: str | None, variations: Sequence[str]) -> list[Contestant]:
+    """Those of `--only` in the order of the list, then one gateway for each `--gateway-env`."""
+    contestants = [make() for make in CONTESTANTS]
+    if names is not None:
+        wanted = chosen(names, [contestant.name for contestant in contestants], "--only")
+        contestants = [contestant for contestant in contestants if contestant.name in wanted]
+    return [*contestants, *(Gateway(settings_of(variation)) for variation in variations)]
+
+
+def chosen_workloads(names: str | None) -> list[Workload]:
+    """Those of `--workloads` in the order in which they run."""
+    if names is None:
+        return list(WORKLOADS)
+    wanted = chosen(names, [workload.name for workload in WORKLOADS], "--workloads")
+    return [workload for workload in WORKLOADS if workload.name in wanted]
+
+
+def chosen(names: str, known: Sequence[str], option: str) -> set[str]:
+    """The names between commas; raises BadParameter for one that is not known."""
+    wanted = {name.strip() for name in names.split(",") if name.strip()}
+    if unknown := sorted(wanted - set(known)):
+        raise click.BadParameter(f"{option}: no {', '.join(unknown)}; there are {', '.join(known)}")
+    return wanted
+
+
+def settings_of(variation: str) -> dict[str, str]:
+    """The settings of one `--gateway-env`: NAME=VALUE, several separated by commas."""
+    pairs = [part.partition("=") for part in variation.split(",")]
+    if not all(name.strip() and equals for name, equals, _ in pairs):
+        raise click.BadParameter(f"--gateway-env: {variation!r} is not NAME=VALUE")
+    return {name.strip(): value for name, _, value in pairs}
+
+
+def pinned_cores(quiet_seconds: float) -> Cores:
+    """The first core that we may use for the contestant, the second for load and server."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) == 1:
+        say("only one core: contestant and load share it, and every time is too long")
+    return Cores(contestant=cores[0], load=cores[min(1, len(cores) - 1)], quiet_seconds=quiet_seconds)
+
+
+def allow_many_descriptors() -> None:
+    """A thousand streams are two thousand connections in a contestant."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def end_in_order(number: int, frame: object) -> None:
+    """A signal leaves through every `with`, so that no process stays behind."""
+    sys.exit(128 + number)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--quick", is_flag=True, help="Short workloads, one round: a look, not a measurement.")
+@click.option("--rounds", type=click.IntRange(1, MOST_ROUNDS), help=f"Rounds [{FULL_ROUNDS}; quick: {QUICK_ROUNDS}].")
+@click.option("--only", metavar="A,B", help="Only these contestants.")
+@click.option("--workloads", "workload_names", metavar="A,B", help="Only these workloads.")
+@click.option(
+    "--gateway-env",
+    "variations",
+    multiple=True,
+    metavar="NAME=VALUE[,…]",
+    help="One more gateway, with these settings.",
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures of all rounds.")
+@click.option("--markdown", "markdown_path", type=click.Path(path_type=Path), help="Write the tables.")
+@click.option("--chart", "chart_path", type=click.Path(path_type=Path), help="Write a bar chart (SVG).")
+@click.option(
+    "--wait-for-quiet",
+    "quiet_seconds",
+    type=click.FloatRange(0, MOST_QUIET_SECONDS),
+    default=0.0,
+    metavar="SECONDS",
+    help="Before each workload, wait so long at most until others leave both cores alone.",
+)
+@click.option("--no-install", is_flag=True, help="Skip peers that are not installed yet.")
+def main(
+    quick: bool,
+    rounds: int | None,
+    only: str | None,
+    workload_names: str | None,
+    variations: tuple[str, ...],
+    json_path: Path | None,
+    markdown_path: Path | None,
+    chart_path: Path | None,
+    quiet_seconds: float,
+    no_install: bool,
+) -> None:
+    """Measure the gateway beside its peers on this machine; README.md in benchmarks/ tells how to read the tables."""
+    if sys.platform != "linux":
+        raise click.ClickException("the benchmark reads /proc and pins processes to cores: it runs on Linux only")
+    contestants, workloads = chosen_contestants(only, variations), chosen_workloads(workload_names)
+    results = Results()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end_in_order)
+    contestants = prepare(contestants, results, allowed=not no_install, say=say)
+    size, rounds = (QUICK, rounds or QUICK_ROUNDS) if quick else (FULL, rounds or FULL_ROUNDS)
+    cores = pinned_cores(quiet_seconds)
+    allow_many_descriptors()
+    os.sched_setaffinity(0, {cores.load if cores.load is not None else 0})
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    occasion = Occasion(date, size.name, rounds, cores.contestant, cores.load)
+    run_rounds(contestants, workloads, rounds=rounds, size=size, cores=cores, results=results, say=say)
+    markdown = as_markdown(results, workloads, occasion)
+    click.echo(markdown)
+    for path, text in (
+        (json_path, as_json(results, occasion)),
+        (markdown_path, markdown),
+        (chart_path, as_svg(results)),
+    ):
+        if path is not None:
+            path.write_text(text, encoding="utf-8")
+    sys.exit(1 if any(results.broken.values()) or not results.figures else 0)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

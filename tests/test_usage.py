@@ -1,0 +1,98 @@
+"""What is counted of requests, and what is written: one row and one line each, without a word of what was said."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from multiverse.people.usage import OUTCOMES, Usage, UsageRecord
+from multiverse.storage.rows import USAGE_COLUMNS
+from tests.bench import CREATED_AT
+from tests.stores import opened
+
+
+def build_record(**fields: object) -> UsageRecord:
+    known: dict[str, object] = {
+        "request_id": "req-1",
+        "started_at": CREATED_AT,
+        "key_name": "client-1",
+        "client_address": "192.0.2.7",
+        "route": "/v1/chat/completions",
+        "model_name": "org/model",
+        "stream": True,
+    }
+    return UsageRecord(**{**known, **fields})  # type: ignore[arg-type]
+
+
+async def test_counts_and_rows(tmp_path: Path) -> None:
+    async with opened(tmp_path / "gateway.db") as store:
+        usage = Usage(store=store)
+        outcomes = ["ok", "ok", "ok", "failed", "client_closed", "client_closed", "rejected"]
+        for _outcome in outcomes:
+            usage.admitted()
+        assert usage.requests() == {"total": 7, "ok": 0, "failed": 0, "client_closed": 0, "in_flight": 7}
+        for number, outcome in enumerate(outcomes, 1):
+            tokens = {"prompt_tokens": 10, "completion_tokens": number} if outcome == "ok" else {}
+            usage.ended(build_record(request_id=f"req-{number}", outcome=outcome, **tokens))
+        assert usage.requests() == {"total": 7, "ok": 3, "failed": 2, "client_closed": 2, "in_flight": 0}
+        assert usage.tokens() == {"prompt": 30, "completion": 6, "total": 36}
+        rows = await store.usage_rows()
+        assert [row["outcome"] for row in reversed(rows)] == outcomes
+        totals = await store.usage_totals()
+        assert (totals["total"], totals["prompt_tokens"], totals["completion_tokens"]) == (7, 30, 6)
+
+
+async def test_a_row_holds_what_is_known(tmp_path: Path) -> None:
+    known = {
+        "registration_id": "reg-1",
+        "outcome": "ok",
+        "status": 200,
+        "attempts": 2,
+        "queue_ms": 1.5,
+        "first_token_ms": 20.5,
+        "total_ms": 99.9,
+        "prompt_tokens": 7,
+        "completion_tokens": 8,
+        "tokens_estimated": True,
+    }
+    record = build_record(**known)
+    assert set(record.row()) == set(USAGE_COLUMNS)
+    async with opened(tmp_path / "gateway.db") as store:
+        usage = Usage(store=store)
+        usage.admitted()
+        usage.ended(record)
+        (row,) = await store.usage_rows()
+    assert {name: row[name] for name in known} == {**known, "tokens_estimated": 1}
+    assert (row["request_id"], row["started_at"], row["key_name"], row["stream"]) == (
+        "req-1",
+        CREATED_AT,
+        "client-1",
+        1,
+    )
+
+
+async def test_one_line_for_a_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(tmp_path / "gateway.db") as store:
+        usage = Usage(store=store)
+        for level, lines in ((logging.INFO, 1), (logging.WARNING, 0)):
+            caplog.clear()
+            caplog.set_level(level, "multiverse.requests")
+            usage.admitted()
+            usage.ended(build_record(outcome="ok", status=200, completion_tokens=4))
+            assert len(caplog.records) == lines
+            for line in caplog.records:
+                fields = line.fields  # type: ignore[attr-defined]
+                assert (fields["request_id"], fields["outcome"], fields["completion_tokens"]) == ("req-1", "ok", 4)
+                assert "client_address" not in fields, "who asked what from where is for the database"
+
+
+async def test_only_outcomes_that_exist(tmp_path: Path) -> None:
+    async with opened(tmp_path / "gateway.db") as store:
+        usage = Usage(store=store)
+        usage.admitted()
+        with pytest.raises(KeyError):
+            usage.ended(build_record(outcome="odd"))
+        assert await store.usage_rows() == []
+    assert OUTCOMES == ("ok", "failed", "client_closed", "rejected")
