@@ -45,8 +45,9 @@ HOMES = {
     "tornado.httpclient": "transport",
     "tornado.httputil": "transport web",
     "tornado.http1connection": "web",
-    "tornado.ioloop": "servers.health ticking",
-    "httptools": "transport.http",
+    "tornado.ioloop": "ticking",
+    "tornado.platform": "transport.http",
+    "httptools": "transport.answers",
     "uvloop": "web.app",
     "msgspec": "proxy servers.probe web",
     "marshmallow": "web.schemas",
@@ -57,7 +58,7 @@ HOMES = {
     "pythonjsonlogger": "log_lines",
     "click": "cli cli_options cli_output cli_servers",
     "http.client": "cli_client",
-    "ssl": "cli_client transport.dialling",
+    "ssl": "cli_client transport.dialling transport.connection",
 }
 
 LONGEST_MODULE, LONGEST_FUNCTION, LONGEST_MODULE_DOCSTRING = 350, 60, 5

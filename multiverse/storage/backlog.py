@@ -57,11 +57,13 @@ class Backlog:
         return self._dropped
 
     def add_usage(self, row: Row) -> None:
+        """One row for `usage`; the oldest gives way when there are too many."""
         with self._lock:
             self._usage.append(row)
             self._trim(self._usage)
 
     def add_probe(self, row: Row) -> None:
+        """One row for `health_checks`, likewise."""
         with self._lock:
             self._probes.append(row)
             self._trim(self._probes)

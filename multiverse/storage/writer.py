@@ -93,6 +93,7 @@ class Writer:
         self._log_dropped()
 
     def load_registrations(self) -> list[Row]:
+        """All rows of `servers`, oldest first."""
         return [server_from_disk(row) for row in self._table("servers").rows_where(order_by="rowid")]
 
     def save_registration(self, row: Row, mark: int, wait_seconds: float) -> None:
@@ -113,6 +114,7 @@ class Writer:
         return deleted > 0
 
     def recent_probes(self, registration_id: str, limit: int, mark: int) -> list[Row]:
+        """Newest first, those that still wait included."""
         self.try_to_write_backlog(mark)
         rows = self._table("health_checks").rows_where(
             "registration_id = ?", [registration_id], order_by="id desc", limit=limit
@@ -120,10 +122,12 @@ class Writer:
         return list(rows)
 
     def usage_rows(self, limit: int, mark: int) -> list[Row]:
+        """Newest first, those that still wait included."""
         self.try_to_write_backlog(mark)
         return list(self._table("usage").rows_where(order_by="id desc", limit=limit))
 
     def usage_totals(self, mark: int) -> dict[str, int]:
+        """Counts and sums over the whole table."""
         self.try_to_write_backlog(mark)
         (totals,) = self._database.query(statements.USAGE_TOTALS)
         return totals

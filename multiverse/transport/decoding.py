@@ -7,40 +7,86 @@ The gateway asks every server for `identity`; some compress all the same. Each s
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 
 from multiverse.transport.failures import BadAnswer
 
 STEP_BYTES = 65536
-GZIP_OR_ZLIB_WINDOW = zlib.MAX_WBITS | 32
+
+GZIP_MAGIC = b"\x1f\x8b"
+GZIP_WINDOW = zlib.MAX_WBITS | 16
+ZLIB_WINDOW = zlib.MAX_WBITS
+RAW_WINDOW = -zlib.MAX_WBITS
+ZLIB_METHOD_DEFLATE = 8
 
 
 class ContentDecoder:
-    """Incremental gzip or deflate decoder of one body."""
+    """Incremental gzip or deflate decoder of one body: `feed()` what came, then `read()` until nothing is left.
 
-    def __init__(self) -> None:
-        self._inflater = zlib.decompressobj(GZIP_OR_ZLIB_WINDOW)
+    `raw_allowed` accepts deflate without its zlib wrapper, which some servers send (RFC 9110 §8.4.1.2, note).
+    """
 
-    def decode(self, data: bytes) -> Iterator[bytes]:
-        """Decoded pieces of `data`, each at most `STEP_BYTES` long.
+    def __init__(self, *, raw_allowed: bool) -> None:
+        self._raw_allowed = raw_allowed
+        self._inflater: zlib._Decompress | None = None
+        self._pending = b""
+        self._may_hold_more = False
+        self.started = False
+
+    def feed(self, data: bytes) -> None:
+        """Take compressed bytes; nothing is decoded yet."""
+        self.started = True
+        self._pending = self._pending + data if self._pending else data
+
+    def read(self) -> bytes:
+        """The next decoded bytes, at most `STEP_BYTES`; empty when all that came is decoded.
 
         Raises `BadAnswer` when the data is corrupt.
         """
-        pending, piece = data, b""
         try:
-            # A full step may leave output inside zlib although all input is consumed: ask again.
-            while (pending or len(piece) == STEP_BYTES) and not self._inflater.eof:
-                piece = self._inflater.decompress(pending, STEP_BYTES)
-                pending = self._inflater.unconsumed_tail
+            while self._ready():
+                assert self._inflater is not None
+                piece = self._inflater.decompress(self._pending, STEP_BYTES)
+                self._pending = self._inflater.unconsumed_tail or self._inflater.unused_data
+                # A full step may leave output inside zlib although all input is consumed: ask again.
+                self._may_hold_more = len(piece) == STEP_BYTES
                 if piece:
-                    yield piece
+                    return piece
         except zlib.error as error:
-            raise BadAnswer("the server's answer is compressed, and the compression is corrupt") from error
+            raise _corrupt() from error.with_traceback(None)  # Its frames lead to whoever gets this.
+        return b""
+
+    def _ready(self) -> bool:
+        """Whether there is an inflater that has, or may have, something to give."""
+        if self._inflater is not None and not self._inflater.eof:
+            return bool(self._pending) or self._may_hold_more
+        if self._inflater is not None:
+            # A gzip body may have several members (RFC 1952 §2.2), and some writers pad the last one with zeros.
+            self._pending = self._pending.lstrip(b"\0")
+        if len(self._pending) < len(GZIP_MAGIC):
+            return False
+        self._inflater = self._inflater_for(self._pending, is_first=self._inflater is None)
+        return True
+
+    def _inflater_for(self, data: bytes, *, is_first: bool) -> zlib._Decompress:
+        if data.startswith(GZIP_MAGIC):
+            return zlib.decompressobj(GZIP_WINDOW)
+        if not is_first:
+            raise _corrupt()
+        # RFC 1950 §2.2: method in the low four bits, and the two bytes are a multiple of 31.
+        if data[0] & 15 == ZLIB_METHOD_DEFLATE and (data[0] << 8 | data[1]) % 31 == 0:
+            return zlib.decompressobj(ZLIB_WINDOW)
+        if not self._raw_allowed:
+            raise _corrupt()
+        return zlib.decompressobj(RAW_WINDOW)
 
     @property
     def complete(self) -> bool:
         """Whether the compressed body has come to its own end."""
-        return self._inflater.eof
+        return self._inflater is not None and self._inflater.eof and not self._pending
+
+
+def _corrupt() -> BadAnswer:
+    return BadAnswer("the server's answer is compressed, and the compression is corrupt")
 
 
 def decoder_for(content_encoding: str | None) -> ContentDecoder | None:
@@ -52,5 +98,5 @@ def decoder_for(content_encoding: str | None) -> ContentDecoder | None:
     if encoding in ("", "identity"):
         return None
     if encoding in ("gzip", "x-gzip", "deflate"):
-        return ContentDecoder()
+        return ContentDecoder(raw_allowed=encoding == "deflate")
     raise BadAnswer("the server compressed its answer in a way the gateway did not ask for")

@@ -1,4 +1,4 @@
-"""From a host name to an open connection: resolve off the loop, ask the address policy, connect.
+"""From an endpoint to an open connection: resolve off the loop, ask the address policy, connect, secure.
 
 The policy is asked about every resolved address at every dial, so a name that changes its mind between registration
 and use (DNS rebinding) gains nothing. Timeouts live with the exchange that waits; cancelling a dial frees everything.
@@ -14,42 +14,62 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from multiverse.transport.addresses import AddressPolicy, Endpoint, ForbiddenAddress
-from multiverse.transport.failures import AddressRefused, ConnectFailed, NameNotResolved, TLSFailed
+from multiverse.transport.failures import AddressRefused, ConnectFailed, TLSFailed
+from multiverse.transport.resolving import Lookup, Resolver
 
-RESOLVED_FOR_SECONDS = 30.0
-MAX_REMEMBERED_NAMES = 1024
 FIRST_ADDRESS_SECONDS = 1.5
+
+# OpenSSL's verify codes (x509_vfy.h) in words for the server's owner; its own texts may carry an address.
+CERTIFICATE_FAULTS = {
+    9: "it is not valid yet; is the clock right?",
+    10: "it has expired",
+    18: "it is self-signed",
+    19: "it is signed by an authority nobody knows (self-signed)",
+    20: "it is signed by an authority nobody knows, or an intermediate certificate is missing",
+    21: "it is signed by an authority nobody knows, or an intermediate certificate is missing",
+    62: "it was issued for another name",
+    64: "it was issued for another address",
+}
+NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"})
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
 
 
 class Dialler:
-    """Opens connections to endpoints the policy permits. `tls_context` defaults to the system's trust store."""
+    """Opens connections to endpoints the policy permits.
 
-    def __init__(self, policy: AddressPolicy, *, tls_context: ssl.SSLContext | None = None) -> None:
+    `tls_context` defaults to the system's trust store; `lookup` answers like `socket.getaddrinfo`, in a thread.
+    """
+
+    def __init__(
+        self,
+        policy: AddressPolicy,
+        *,
+        tls_context: ssl.SSLContext | None = None,
+        lookup: Lookup = socket.getaddrinfo,
+    ) -> None:
         self._policy = policy
         self._tls_context = tls_context
-        self._resolved: dict[tuple[str, int], tuple[float, list[str]]] = {}
+        self._resolver = Resolver(lookup)
 
-    async def dial(self, endpoint: Endpoint, protocol_factory: Callable[[], ProtocolT]) -> ProtocolT:
-        """An open connection to `endpoint`.
+    async def dial(
+        self, endpoint: Endpoint, protocol_factory: Callable[[], ProtocolT]
+    ) -> tuple[asyncio.Transport, ProtocolT]:
+        """An open connection to `endpoint`: its TCP transport, which lies beneath TLS if there is any, and protocol.
 
         Raises ConnectFailed or one of its kinds; nothing has been sent then.
         """
         addresses = await self._permitted_addresses(endpoint)
-        failure: ConnectFailed = ConnectFailed()
+        failures: list[ConnectFailed] = []
         for position, address in enumerate(addresses):
-            is_last = position == len(addresses) - 1
+            # A first address that swallows packets (IPv6 without a route) must leave time for the second.
+            limit_seconds = FIRST_ADDRESS_SECONDS if position < len(addresses) - 1 else None
             try:
-                # A first address that swallows packets (IPv6 without a route) must leave time for the second.
-                async with asyncio.timeout(None if is_last else FIRST_ADDRESS_SECONDS):
-                    return await self._connect(endpoint, address, protocol_factory)
-            except TimeoutError:
-                failure = ConnectFailed("the server's machine does not answer")
+                return await self._open(endpoint, address, limit_seconds, protocol_factory)
             except ConnectFailed as error:
-                failure = error
-        self._resolved.pop((endpoint.host, endpoint.port), None)
-        raise failure
+                failures.append(error)
+        self._resolver.forget(endpoint.host, endpoint.port)
+        raise failures.pop()  # Popped, so that this frame does not hold what holds this frame.
 
     async def check(self, endpoint: Endpoint) -> None:
         """Ask the policy about `endpoint` without dialling.
@@ -63,53 +83,76 @@ class Dialler:
             self._policy.check_host(endpoint.host)
         except ForbiddenAddress as error:
             raise AddressRefused() from error
-        addresses = self._policy.permitted(await self._resolve(endpoint.host, endpoint.port))
-        if not addresses:
+        host = endpoint.host
+        addresses = [host] if _is_literal(host) else await self._resolver.addresses(host, endpoint.port)
+        permitted = self._policy.permitted(addresses)
+        if not permitted:
             raise AddressRefused()
-        return addresses
+        return permitted
 
-    async def _resolve(self, host: str, port: int) -> list[str]:
-        if _is_literal(host):
-            return [host]
-        loop = asyncio.get_running_loop()
-        known = self._resolved.get((host, port))
-        if known is not None and known[0] > loop.time():
-            return known[1]
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise NameNotResolved() from error
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        if len(self._resolved) >= MAX_REMEMBERED_NAMES:
-            self._resolved.clear()
-        self._resolved[(host, port)] = (loop.time() + RESOLVED_FOR_SECONDS, addresses)
-        return addresses
+    async def _open(
+        self, endpoint: Endpoint, address: str, limit_seconds: float | None, protocol_factory: Callable[[], ProtocolT]
+    ) -> tuple[asyncio.Transport, ProtocolT]:
+        if endpoint.scheme == "https":
+            inlet, _ = await _connect(address, endpoint.port, limit_seconds, asyncio.Protocol)
+            return inlet, await self._secure(inlet, endpoint.host, protocol_factory())
+        return await _connect(address, endpoint.port, limit_seconds, protocol_factory)
 
-    async def _connect(self, endpoint: Endpoint, address: str, protocol_factory: Callable[[], ProtocolT]) -> ProtocolT:
-        loop = asyncio.get_running_loop()
-        secure = endpoint.scheme == "https"
+    async def _secure(self, inlet: asyncio.Transport, host: str, protocol: ProtocolT) -> ProtocolT:
+        """TLS on top of an open TCP connection, which is closed when that fails."""
         try:
-            _, protocol = await loop.create_connection(
-                protocol_factory,
-                address,
-                endpoint.port,
-                ssl=self._context() if secure else None,
-                server_hostname=endpoint.host if secure else None,
-            )
-        except ssl.SSLCertVerificationError as error:
-            raise TLSFailed(f"the server's TLS certificate is not valid: {error.verify_message}") from error
-        except ssl.SSLError as error:
-            raise TLSFailed() from error
-        except ConnectionRefusedError as error:
-            raise ConnectFailed() from error
-        except OSError as error:
-            raise (TLSFailed() if secure and isinstance(error, ConnectionError) else _unreachable(error)) from error
+            context = await self._context()
+            if inlet.is_closing():
+                raise TLSFailed()
+            loop = asyncio.get_running_loop()
+            transport = await loop.start_tls(inlet, protocol, context, server_hostname=host)
+            if transport is None:  # asyncio's way to say that the server closed in the middle of the handshake.
+                raise TLSFailed()
+            protocol.connection_made(transport)
+        except (OSError, ValueError) as error:
+            inlet.abort()
+            raise _tls_failure(error) from error
+        except BaseException:
+            inlet.abort()
+            raise
         return protocol
 
-    def _context(self) -> ssl.SSLContext:
+    async def _context(self) -> ssl.SSLContext:
         if self._tls_context is None:
-            self._tls_context = ssl.create_default_context()
+            # Reading the trust store takes 40 ms: not in the loop.
+            self._tls_context = await asyncio.get_running_loop().run_in_executor(None, _default_context)
         return self._tls_context
+
+
+async def _connect(
+    address: str, port: int, limit_seconds: float | None, protocol_factory: Callable[[], ProtocolT]
+) -> tuple[asyncio.Transport, ProtocolT]:
+    try:
+        async with asyncio.timeout(limit_seconds):
+            return await asyncio.get_running_loop().create_connection(protocol_factory, address, port)
+    except TimeoutError as error:
+        raise ConnectFailed("the server's machine does not answer") from error
+    except ConnectionRefusedError as error:
+        raise ConnectFailed() from error
+    except ConnectionError as error:
+        raise ConnectFailed("the server reset the connection while it was being opened") from error
+    except OSError as error:
+        raise ConnectFailed("the server's machine cannot be reached") from error
+
+
+def _default_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _tls_failure(error: OSError | ValueError) -> TLSFailed:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        fault = CERTIFICATE_FAULTS.get(error.verify_code, error.verify_message)
+        return TLSFailed(f"the server's TLS certificate is not valid: {fault}")
+    if isinstance(error, ssl.SSLError) and error.reason in NOT_TLS:
+        return TLSFailed("the server does not speak TLS; does its address start with http:// instead of https://?")
+    return TLSFailed()
 
 
 def _is_literal(host: str) -> bool:
@@ -118,9 +161,3 @@ def _is_literal(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _unreachable(error: OSError) -> ConnectFailed:
-    if isinstance(error, ConnectionError):
-        return ConnectFailed("the server reset the connection while it was being opened")
-    return ConnectFailed("the server's machine cannot be reached")

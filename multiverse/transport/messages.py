@@ -1,12 +1,16 @@
 """A request to a server and its answer, in the shapes the HTTP client works with.
 
 Both are Tornado's own classes, trimmed: building a full `HTTPRequest` and `HTTPResponse` with their header objects
-costs more than sending the bytes. Whoever hands the client a plain `HTTPRequest` gets plain Tornado behaviour.
+costs more than sending the bytes. What Tornado's classes have besides is built when somebody asks for it. How a plain
+`HTTPRequest` becomes a `ServerRequest` is in plain.py.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -18,27 +22,52 @@ if TYPE_CHECKING:
 
 StreamingCallback = Callable[[bytes], Awaitable[None] | None]
 
+# RFC 9110 §5.6.2; §5.5 for what a field value may not hold.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TARGET = re.compile(r"[/*][!-~]*")
+_CONTROL_CHARACTERS = bytes(code for code in (*range(32), 127) if code != ord("\t"))
+_WRITTEN_BY_THE_CLIENT = frozenset({"host", "content-length", "transfer-encoding"})
+_METHODS_WITH_A_BODY = frozenset({"POST", "PUT", "PATCH"})
+
 
 class ResponseHead:
-    """Status and headers of an answer, before its body. Header names are lower case; repeated ones keep the first."""
+    """Status and headers of an answer, before its body.
 
-    __slots__ = ("headers", "reason", "status")
+    Header names are lower case. `headers` holds the first value of each, `repeated` the further ones (`Set-Cookie`).
+    """
 
-    def __init__(self, status: int, reason: str, headers: dict[str, str]) -> None:
+    __slots__ = ("headers", "reason", "repeated", "status")
+
+    def __init__(
+        self, status: int, reason: str, headers: dict[str, str], repeated: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self.status = status
         self.reason = reason
         self.headers = headers
+        self.repeated = repeated
+
+    @property
+    def keep_alive_seconds(self) -> float:
+        """How long the server says it keeps the connection (`Keep-Alive: timeout=5`), less a second for the way."""
+        announced = self.headers.get("keep-alive")
+        if announced is None:
+            return math.inf
+        _, _, value = announced.lower().partition("timeout=")
+        seconds = value.split(",")[0].strip()
+        return float(seconds) - 1.0 if seconds.isascii() and seconds.isdigit() else math.inf
 
 
 class ServerRequest(HTTPRequest):
     """One request to a server.
 
-    `headers` are sent as given, after `Host` and before `Content-Length`. All timeouts are seconds, None = no limit:
-    `connect_timeout` (name, TCP, TLS), `first_byte_timeout` (from sent to response head), `idle_timeout` (between two
-    reads of the body), `request_timeout` (everything). `max_body_size` counts decoded bytes of the answer.
+    `header_items` are sent as given, between `Host` and `Content-Length`, which the client writes itself; `host`
+    replaces the endpoint's own name in the first. All timeouts are seconds, None = no limit: `connect_timeout` (name,
+    TCP, TLS), `first_byte_timeout` (from sent to response head), `idle_timeout` (between two reads of the body),
+    `request_timeout` (everything). `max_body_size` counts the body's bytes, decoded.
 
-    `response_callback` gets the `ResponseHead` before any of the body. `streaming_callback` gets decoded body bytes; an
-    awaitable it returns holds reading back until it is done. An exception from either ends the exchange with it.
+    `response_callback` gets the `ResponseHead` before any of the body. `streaming_callback` gets the body's bytes,
+    decoded unless `decompress` is false; an awaitable it returns holds reading back until it is done, and one that is
+    a coroutine is cancelled when the exchange ends before it. An exception from either ends the exchange with it.
     """
 
     def __init__(
@@ -56,12 +85,15 @@ class ServerRequest(HTTPRequest):
         idle_timeout: float | None = None,
         request_timeout: float | None = None,
         max_body_size: int | None = None,
+        host: str | None = None,
+        decompress: bool = True,
     ) -> None:
         self.endpoint = endpoint
         self.target = target
         self.method = method
         self.header_items = header_items
         self.payload = body
+        self._body = body or b""
         self.response_callback = response_callback
         self.streaming_callback = streaming_callback
         self.connect_timeout = connect_timeout
@@ -69,6 +101,8 @@ class ServerRequest(HTTPRequest):
         self.idle_timeout = idle_timeout
         self.request_timeout = request_timeout
         self.max_body_size = max_body_size
+        self.host = host
+        self.decompress = decompress
 
     @property
     def url(self) -> str:
@@ -79,19 +113,45 @@ class ServerRequest(HTTPRequest):
     def url(self, value: str) -> None:
         raise AttributeError("a ServerRequest goes to the endpoint it was made for")
 
+    @property
+    def headers(self) -> HTTPHeaders:
+        """The `header_items`, in Tornado's shape."""
+        headers = HTTPHeaders()
+        for name, value in self.header_items:
+            headers.add(name, value)
+        return headers
+
+    @headers.setter
+    def headers(self, value: Any) -> None:
+        raise AttributeError("a ServerRequest is made with its header_items")
+
     def head(self) -> bytes:
         """The request line and headers, as sent.
 
-        Raises ValueError where a value would start a new header line.
+        Raises ValueError where a value would start a new header line, or is no HTTP for another reason.
         """
-        lines = [f"{self.method} {self.target} HTTP/1.1\r\nHost: {self.endpoint.authority}"]
-        lines += [f"{name}: {value}" for name, value in self.header_items]
-        if self.payload is not None:
-            lines.append(f"Content-Length: {len(self.payload)}")
-        text = "\r\n".join(lines)
-        if text.count("\n") != len(lines) or text.count("\r") != len(lines) or "\0" in text:
-            raise ValueError("a header holds a line break or NUL")
-        return f"{text}\r\n\r\n".encode("latin-1")
+        method, target, payload = self.method, self.target, self.payload
+        if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(target):
+            raise ValueError("the method must be a token, the target '/' and visible ASCII characters")
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {self.host or self.endpoint.authority}"]
+        lines += [f"{_header_name(name)}: {value}" for name, value in self.header_items]
+        if payload is not None or method in _METHODS_WITH_A_BODY:  # RFC 9110 §8.6: say so even when it is empty.
+            lines.append(f"Content-Length: {len(payload or b'')}")
+        head = "\r\n".join(lines).encode("latin-1")
+        line_breaks = 2 * (len(lines) - 1)
+        if len(head.translate(None, _CONTROL_CHARACTERS)) != len(head) - line_breaks:
+            raise ValueError("a header holds a line break or another control character")
+        return head + b"\r\n\r\n"
+
+
+@lru_cache(maxsize=256)
+def _header_name(name: str) -> str:
+    """`name`, if it may stand in `header_items`; remembered, since it is asked ten times a request."""
+    if not _TOKEN.fullmatch(name):
+        raise ValueError("a header name must be a token")
+    if name.lower() in _WRITTEN_BY_THE_CLIENT:
+        raise ValueError(f"the header {name} is written by the client itself")
+    return name
 
 
 class ServerResponse(HTTPResponse):
@@ -108,27 +168,38 @@ class ServerResponse(HTTPResponse):
         self.request_time = request_time
         self.reused_connection = reused
         self.error = None
+        self.effective_url = request.url
+        self.start_time = None
+        self.time_info = {}
 
     @property
     def body(self) -> bytes:
         """The decoded body."""
         return self.payload
 
-    def as_tornado(self, request: HTTPRequest) -> HTTPResponse:
+    def __getattr__(self, name: str) -> Any:
+        """`headers` and `buffer`, as Tornado's class has them: built when they are asked for."""
+        if name == "headers":
+            self.headers = HTTPHeaders(self.head.headers)
+            for repeated_name, value in self.head.repeated:
+                self.headers.add(repeated_name, value)
+            return self.headers
+        if name == "buffer":
+            self.buffer = BytesIO(self.payload)
+            return self.buffer
+        raise AttributeError(name)
+
+    def as_tornado(self, request: HTTPRequest, *, decompressed: bool) -> HTTPResponse:
         """The same answer as Tornado builds it, for callers of plain `fetch()`."""
+        headers = self.headers
+        if decompressed and headers.get("Content-Encoding", "identity").lower() != "identity":
+            headers["X-Consumed-Content-Encoding"] = headers.pop("Content-Encoding")  # Tornado's own name for it.
         return HTTPResponse(
             request,
             self.code,
-            headers=HTTPHeaders(self.head.headers),
-            buffer=BytesIO(self.payload),
+            headers=headers,
+            buffer=self.buffer,
             effective_url=request.url,
             request_time=self.request_time,
             reason=self.reason,
         )
-
-
-def header_items_of(request: HTTPRequest) -> list[tuple[str, str]]:
-    """All headers of a plain Tornado request, but for those that the client writes itself."""
-    headers: Any = request.headers
-    items = headers.get_all() if isinstance(headers, HTTPHeaders) else headers.items()
-    return [(name, value) for name, value in items if name.lower() not in ("host", "content-length")]

@@ -1,0 +1,72 @@
+"""How the transport's tests ask: requests to a peer, what came of them, and waiting inside a loop.
+
+Answers are written with tests/wire.py and played by tests/peers.py; every request here is a POST, so that it meets the
+peer's inference script.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from multiverse.transport.addresses import parse_endpoint
+from multiverse.transport.http import Exchange, StreamingHTTPClient
+from multiverse.transport.messages import ServerRequest, ServerResponse
+from tests.peers import ScriptedPeer
+
+Value = TypeVar("Value")
+
+POLL_SECONDS = 0.002
+
+
+def request_to(peer: ScriptedPeer | str, target: str = "/v1/x", **settings: Any) -> ServerRequest:
+    """A request to a peer or URL; a POST with a small body unless `settings` say otherwise."""
+    url = peer if isinstance(peer, str) else peer.url
+    settings.setdefault("method", "POST")
+    if settings["method"] == "POST":
+        settings.setdefault("body", b"{}")
+    return ServerRequest(parse_endpoint(url), target, **settings)
+
+
+def begin(client: StreamingHTTPClient, peer: ScriptedPeer | str, **settings: Any) -> Exchange:
+    """Send a request; the exchange is under way."""
+    return cast(Exchange, client.fetch(request_to(peer, **settings)))
+
+
+async def ask(client: StreamingHTTPClient, peer: ScriptedPeer | str, **settings: Any) -> ServerResponse:
+    """Send a request and wait for its whole answer."""
+    return cast(ServerResponse, await begin(client, peer, **settings))
+
+
+async def soon(question: Callable[[], Value], promise: str, within_seconds: float = 2.0) -> Value:
+    """Ask until the answer is true and return it, while the loop goes on; AssertionError if it stays false."""
+    give_up_at = time.monotonic() + within_seconds
+    while not (value := question()):
+        assert time.monotonic() < give_up_at, f"{promise}: not within {within_seconds} s (last seen: {value!r})"
+        await asyncio.sleep(POLL_SECONDS)
+    return value
+
+
+def open_sockets() -> int:
+    """How many sockets this process has open, the peers' included."""
+    count = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            count += os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:")
+    return count
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until now."""
+        return time.monotonic() - self._started
