@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in the background so, and every process we start would be deaf to Ctrl-C as well.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--debug-loop"):
         os.environ[DEBUG_LOOP] = "1"
     config.addinivalue_line("markers", "expected_in_log(text, ...): log lines with one of these texts are no fault")

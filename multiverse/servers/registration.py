@@ -144,8 +144,8 @@ class RegistrationService:
         result = await self._prober.probe(registration)
         if require_healthy and result.finding is not Finding.GOOD:
             raise NoServerAvailable(
-                f"Nothing was changed, because the server did not pass its probe: {result.reason}. Start it and "
-                "try again, or leave `require_healthy` out.",
+                f"Nothing was changed, because the server did not pass its probe ({result.reason}). Start it "
+                "and try again, or leave `require_healthy` out.",
                 retry_after_seconds=5,
             )
         return result
