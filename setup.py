@@ -38,6 +38,7 @@ DEV = [
     *DEMO,
     "pytest>=9.2,<10",  # pytest-tornasync 0.6 uses what pytest 10 takes away
     "pytest-tornasync>=0.6.0.post2,<0.7",
+    "pytest-xdist>=3.8,<4",
     "hypothesis>=6.170,<7",
     "packaging>=24",
     "ruff>=0.17.6,<0.18",

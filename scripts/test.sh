@@ -27,7 +27,8 @@ if [ "$#" -eq 0 ]; then
     step 'ruff check' .venv/bin/python -m ruff check
     step 'ruff format' .venv/bin/python -m ruff format --check
     step 'mypy' .venv/bin/python -m mypy
-    step 'pytest' .venv/bin/python -m pytest --durations=10 --durations-min=1
+    # Two processes, because tests mostly wait; by file, because the tests of one share what is costly to start.
+    step 'pytest' .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --durations=10 --durations-min=1
 else
     step 'pytest' .venv/bin/python -m pytest "$@"
 fi

@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--debug-loop"):
         os.environ[DEBUG_LOOP] = "1"
     config.addinivalue_line("markers", "expected_in_log(text, ...): log lines with one of these texts are no fault")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Captured output can hold lone surrogates, which a worker of pytest-xdist cannot send to the one that reports."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode("utf-8")) for title, text in report.sections
+    ]
+    return report
 
 
 # -- peers
