@@ -77,6 +77,20 @@ def test_a_server_that_hangs_is_unhealthy(start_gateway: StartGateway, peer: Scr
     eventually_equal(lambda: verdict(gateway, registration_id), "healthy", "one good probe brings it back")
 
 
+def test_one_that_is_lost_for_long_is_deregistered(
+    start_gateway: StartGateway, start_peer: StartPeer, model: str
+) -> None:
+    gateway = start_gateway(HEALTH_CHECK_INTERVAL_SECONDS=0.1, AUTO_DEREGISTER_AFTER_HOURS=0.0002)
+    good, lost = start_peer(), start_peer()
+    gateway.register(good, model)
+    gateway.register(lost, model)
+    lost.refuse()
+    eventually_equal(
+        lambda: gateway.admin("GET", "/admin/servers").json()["total"], 1, "the hours are over after 0.7 s"
+    )
+    assert gateway.chat(model).text == good.name
+
+
 def test_loading_is_no_failure(start_gateway: StartGateway, peer: ScriptedPeer, model: str) -> None:
     gateway = start_gateway(HEALTH_CHECK_INTERVAL_SECONDS=0.2, MAX_CONSECUTIVE_FAILURES=2)
     peer.health.always(LOADING)

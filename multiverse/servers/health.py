@@ -17,7 +17,7 @@ from multiverse.clock import Clock
 from multiverse.servers.identity import Registration
 from multiverse.servers.probe import Finding, Prober, ProbeResult
 from multiverse.servers.registry import Registry
-from multiverse.servers.server import HEALTHY, Server
+from multiverse.servers.server import HEALTHY, UNKNOWN, Server
 from multiverse.storage.store import Store
 from multiverse.ticking import SteadyCallback
 
@@ -30,6 +30,7 @@ DOUBLINGS = 30
 TICKS_PER_INTERVAL = 20
 SHORTEST_TICK_SECONDS, LONGEST_TICK_SECONDS = 0.02, 1.0
 STREAMS_WITHIN_SECONDS = 10.0
+UNDECIDED_PROBE_SECONDS = 2.0
 
 
 class HealthChecker:
@@ -100,6 +101,8 @@ class HealthChecker:
     def schedule(self, server: Server, *, backing_off: bool = False) -> None:
         """Set the moment of the next probe: one interval on, a little earlier or later, or much later for the lost."""
         seconds = self._interval_seconds
+        if server.loading or (server.health_status == UNKNOWN and server.last_checked_at is not None):
+            seconds = min(seconds, UNDECIDED_PROBE_SECONDS)  # Nothing is wrong with it, and a class waits for it.
         jitter = 1 - self._chooser.uniform(0, JITTER)
         now = self._clock.monotonic()
         server.next_probe_seconds = server.usual_probe_seconds = now + seconds * jitter

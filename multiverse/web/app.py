@@ -69,6 +69,9 @@ def run(config: Config) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_serve(config, logs))
+    except ConfigError as error:
+        sys.stderr.write(f"multiverse: {error}\n")
+        return EXIT_BAD_SETTINGS
     except (StoreFailed, _CannotListen) as error:
         sys.stderr.write(f"multiverse: {error}\n")
         return EXIT_FAILED
@@ -97,6 +100,10 @@ def _bind(config: Config) -> list[socket.socket]:
             raise _CannotListen(
                 f"port {config.port} is in use already; set PORT to another one, or stop what uses it "
                 f"(find it with: lsof -ti:{config.port})"
+            ) from error
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(
+                f"HOST must be an address of this machine, 0.0.0.0 for all; got {config.host!r}"
             ) from error
         raise _CannotListen(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
 

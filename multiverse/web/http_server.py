@@ -153,6 +153,11 @@ class RequestConnection(HTTP1Connection):
         """As Tornado's; an answer before the end of a large body is the last on its connection, and says so."""
         if headers.get("Connection") == "close" or not (self._read_finished or self._body_is_small):
             self._disconnect_on_finish = True
+        request, asked = self._request_start_line, self._request_headers
+        if getattr(request, "version", "") == "HTTP/1.0" and asked is not None and "Content-Length" not in headers:
+            # Only the end of the connection ends such a body; Tornado would promise to keep it.
+            self._disconnect_on_finish = True
+            asked.pop("Connection", None)
         return super().write_headers(start_line, headers, chunk)
 
     def finish(self) -> None:

@@ -22,7 +22,7 @@ from multiverse.web.schemas import (
 
 Access = Literal["anyone", "client", "admin"]
 
-REGISTRATION_ID = r"([A-Za-z0-9-]{1,64})"
+REGISTRATION_ID = "([^/]+)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

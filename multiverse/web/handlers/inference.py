@@ -71,7 +71,7 @@ def model_record(model_name: str, created_unix: float, servers: list[Server]) ->
         "created": int(created_unix),
         "owned_by": owners.pop() if len(owners) == 1 else "multiverse",
         "servers": len(servers),
-        "healthy_servers": sum(server.health_status == HEALTHY for server in servers),
+        "healthy_servers": sum(server.health_status == HEALTHY and not server.model_missing for server in servers),
     }
 
 
