@@ -19,7 +19,7 @@ import pytest
 from tests.checker import assert_good_end, assert_quiet, before
 from tests.operations import Script
 from tests.peers import PeerLoop, ScriptedPeer
-from tests.processes import DEBUG_LOOP, GatewayProcess
+from tests.processes import DEBUG_LOOP, HTTP_SERVER, GatewayProcess
 
 StartPeer = Callable[..., ScriptedPeer]
 StartGateway = Callable[..., GatewayProcess]
@@ -28,6 +28,8 @@ StartGateway = Callable[..., GatewayProcess]
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "run gateways on asyncio's own loop with PYTHONASYNCIODEBUG=1; a callback that takes over 100 ms is a fault"
     parser.addoption("--debug-loop", action="store_true", help=text)
+    text = "run gateways on this HTTP server: `multiverse` (the default), or `tornado`"
+    parser.addoption("--http-server", choices=["multiverse", "tornado"], help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--debug-loop"):
         os.environ[DEBUG_LOOP] = "1"
+    if config.getoption("--http-server"):
+        os.environ[HTTP_SERVER] = config.getoption("--http-server")
     config.addinivalue_line("markers", "expected_in_log(text, ...): log lines with one of these texts are no fault")
 
 
