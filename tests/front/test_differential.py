@@ -349,15 +349,20 @@ async def all_verdicts(conversations: list[Conversation]) -> list[tuple[Verdict,
             listeners.enter_context(listener)
             await server.accept_on([listener])
             ports.append(listener.getsockname()[1])
-        pairs = await asyncio.gather(
-            *[
-                asyncio.gather(*[verdict_of(port, conversation.data, gate) for port in ports])
-                for conversation in conversations
-            ]
-        )
+
+        async def both(conversation: Conversation) -> tuple[Verdict, Verdict]:
+            front, stock = [await verdict_of(port, conversation.data, gate) for port in ports]
+            return front, stock
+
+        verdicts = await asyncio.gather(*[both(conversation) for conversation in conversations])
+        for number, pair in enumerate(verdicts):
+            if not conversations[number].tags and not agree(
+                *pair
+            ):  # On a busy machine a timer may have run out: once more, alone.
+                verdicts[number] = await both(conversations[number])
         await end(door)
         await end(stock)
-    return [(front, tornados) for front, tornados in pairs]
+    return verdicts
 
 
 async def end(server: FrontDoor | HTTPServer) -> None:

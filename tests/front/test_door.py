@@ -47,12 +47,15 @@ class Left(tornado.web.RequestHandler):
 
     left = False
 
+    def initialize(self) -> None:
+        self.told = asyncio.Event()
+
     async def get(self) -> None:
-        while not self.left:
-            await asyncio.sleep(0.01)
+        await self.told.wait()
 
     def on_connection_close(self) -> None:
         type(self).left = True
+        self.told.set()
 
 
 @tornado.web.stream_request_body
