@@ -84,7 +84,7 @@ def run_rounds(
                 try:
                     with running(contestant, directory=site, server_ports=server.ports, core=cores.contestant) as live:
                         for workload in workloads:
-                            run_workload(workload, live, size, cores, results, say, f"round {number}/{rounds}")
+                            run_workload(workload, live, size, cores, results, say, number)
                 except ProcessFailed as error:
                     say(f"skipping {contestant.name}: {error}")
                     results.skipped[contestant.name] = " … ".join(dict.fromkeys(error.summary()))
@@ -98,7 +98,7 @@ def run_workload(
     cores: Cores,
     results: Results,
     say: Callable[[str], None],
-    where: str,
+    round_number: int,
 ) -> None:
     """One workload; what breaks it off counts as broken."""
     name = live.contestant.name
@@ -108,8 +108,10 @@ def run_workload(
         measured = workload.run(live, size)
     except (OSError, TimeoutError) as error:  # nobody listens any more, or answers
         measured = Measured({}, broken=1, faults=(f"broken off: {error or type(error).__name__}",))
-    if measured.figures and (percent := noise.percent()) is not None:
-        measured.figures["others_percent"] = percent
+    if measured.figures:
+        measured.figures["round"] = float(round_number)
+        if (percent := noise.percent()) is not None:
+            measured.figures["others_percent"] = percent
     results.add(workload.name, name, measured)
     shown = [
         f"{figure.heading} {measured.figures[figure.key]:,.{figure.digits}f}"
@@ -117,7 +119,7 @@ def run_workload(
         if figure.key in measured.figures
     ]
     trouble = [f"{measured.broken} BROKEN: {'; '.join(measured.faults)}"] if measured.broken else []
-    say(f"{where}  {name:<14} {workload.name:<10} " + " · ".join([*shown, *trouble]))
+    say(f"round {round_number}  {name:<14} {workload.name:<10} " + " · ".join([*shown, *trouble]))
 
 
 class ScriptedServer(ProcessTree):

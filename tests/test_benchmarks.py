@@ -21,11 +21,14 @@ import benchmarks
 from benchmarks.answers import DONE, RequestShape, StreamAnswer, order_number
 from benchmarks.chart import as_svg
 from benchmarks.contestants import Direct, Gateway
+from benchmarks.installs import NotAvailable
 from benchmarks.load import Drive, Plan, Tally
+from benchmarks.medians import median_ratio, ratios_of
 from benchmarks.processes import ProcessTree
 from benchmarks.report import Occasion, as_json, as_markdown
 from benchmarks.rounds import Cores, Results, run_rounds
 from benchmarks.server import STREAM_HEAD, framed, json_answer
+from benchmarks.targets import TARGETS, is_ours
 from benchmarks.workloads import WORKLOADS, Measured, Size, Workload, percentile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -221,10 +224,62 @@ def test_percentiles_are_values_that_occurred(percent: float, expected: float) -
 def test_tables_show_median_range_and_ratio() -> None:
     results = results_of(**{"gateway": [150.0, 120.0, 130.0], "sglang-router": [100.0, 104.0, 90.0], "nginx": [25.0]})
     markdown = as_markdown(results, WORKLOADS, OCCASION)
-    assert "| gateway | 130.0 (120.0–150.0) | 1.30 | 1,000 (1,000–1,000) |" in markdown
-    assert "| sglang-router | 100.0 (90.0–104.0) | 1.00 |" in markdown
+    assert "| gateway | 130.0 (120.0–150.0) | 1.44 (1.15–1.50) | 1,000 (1,000–1,000) |" in markdown
+    assert "| sglang-router | 100.0 (90.0–104.0) | 1.00 (1.00–1.00) |" in markdown
     assert "| nginx | 25.0 | 0.25 | 1,000 |" in markdown
     assert "| gateway | 1,000 | 2 |" in markdown
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    ours = [{"round": 1.0, "cpu_us": 30.0}, {"round": 3.0, "cpu_us": 90.0}]
+    theirs = [{"round": 2.0, "cpu_us": 1.0}, {"round": 3.0, "cpu_us": 45.0}, {"round": 4.0}]
+    assert ratios_of(ours, theirs, "cpu_us") == [2.0]
+    assert median_ratio(ours, [{"round": 1.0, "cpu_us": 0.0}], "cpu_us") is None
+
+
+def test_targets_tell_what_is_held_and_what_is_missed() -> None:
+    results = results_of(
+        **{"gateway": [150.0], "gateway (other)": [109.0], "sglang-router": [100.0], "litellm": [6000.0]}
+    )
+    results.figures["sequential"] = {"gateway": [{"added_ms": 0.4}], "gateway (other)": [{"added_ms": 0.6}]}
+    markdown = as_markdown(results, WORKLOADS, OCCASION)
+    assert "| CPU per request, plain, × sglang-router's | ≤ 1.1 × | 1.50, missed | 1.09, held |" in markdown
+    assert "| cheaper than LiteLLM per request, plain | ≥ 50 × | 40.00, missed | 55.05, held |" in markdown
+    assert "| added to a direct call, sequential, mean, ms | ≤ 0.5 | 0.40, held | 0.60, missed |" in markdown
+    assert "| first event p99, 200 streams, × nginx's | ≤ 3 × | – | – |" in markdown
+    assert "| broken requests | 0 | 2, missed | 0, held |" in markdown
+
+
+def test_targets_ask_for_figures_that_workloads_give() -> None:
+    figures = {(workload.name, figure.key) for workload in WORKLOADS for figure in workload.figures}
+    assert {(target.workload, target.key) for target in TARGETS} <= figures
+
+
+def test_without_a_gateway_there_are_no_targets() -> None:
+    assert not is_ours("gateway-of-others")
+    assert "### Targets" not in as_markdown(results_of(nginx=[25.0]), WORKLOADS, OCCASION)
+
+
+def test_another_tree_is_a_gateway_of_its_own(tmp_path: Path) -> None:
+    other = Gateway({"LOG_FORMAT": "json"}, tree=ROOT)
+    assert (other.name, is_ours(other.name)) == (f"gateway ({ROOT.name}) LOG_FORMAT=json", True)
+    assert other.prepare(allowed=False, say=lambda text: None).startswith("1.")
+    with pytest.raises(NotAvailable, match="no gateway"):
+        Gateway(tree=tmp_path).prepare(allowed=False, say=lambda text: None)
+
+
+def test_what_was_measured_is_written(tmp_path: Path) -> None:
+    outputs = [tmp_path / "new" / name for name in ("run.json", "run.md", "run.svg")]
+    options = [f"--{kind}={path}" for kind, path in zip(("json", "markdown", "chart"), outputs, strict=True)]
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only=direct", "--workloads=sequential", *options]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    results, tables, chart = (path.read_text(encoding="utf-8") for path in outputs)
+    (figures,) = json.loads(results)["figures"]["sequential"]["direct"]
+    assert figures["round"] == 1
+    assert figures["direct_ms"] > 0
+    assert tables.strip() == ran.stdout.strip()
+    ElementTree.fromstring(chart)
 
 
 def test_without_the_rust_router_there_is_no_ratio() -> None:
