@@ -19,7 +19,7 @@ from benchmarks.chart import as_svg
 from benchmarks.contestants import Contestant, Direct, Gateway
 from benchmarks.peers import HAProxy, LiteLLM, Nginx, SglangRouter, VllmRouter
 from benchmarks.report import Occasion, as_json, as_markdown
-from benchmarks.rounds import Cores, Results, prepare, run_rounds
+from benchmarks.rounds import DISTURBED_PERCENT, Cores, Results, prepare, run_rounds
 from benchmarks.workloads import FULL, QUICK, WORKLOADS, Workload
 
 CONTESTANTS: tuple[Callable[[], Contestant], ...] = (Direct, Gateway, SglangRouter, VllmRouter, Nginx, HAProxy, LiteLLM)
@@ -27,6 +27,7 @@ FULL_ROUNDS, QUICK_ROUNDS, MOST_ROUNDS = 5, 1, 50
 RESULTS = Path(__file__).resolve().parent / "results"
 MOST_DESCRIPTORS = 16384
 MOST_QUIET_SECONDS = 600.0
+MOST_TRIES = 20
 
 
 def say(text: str) -> None:
@@ -68,12 +69,12 @@ def settings_of(variation: str) -> dict[str, str]:
     return {name.strip(): value for name, _, value in pairs}
 
 
-def pinned_cores(quiet_seconds: float) -> Cores:
+def pinned_cores(quiet_seconds: float, tries: int) -> Cores:
     """The first core that we may use for the contestant, the second for load and server."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) == 1:
         say("only one core: contestant and load share it, and every time is too long")
-    return Cores(contestant=cores[0], load=cores[min(1, len(cores) - 1)], quiet_seconds=quiet_seconds)
+    return Cores(contestant=cores[0], load=cores[min(1, len(cores) - 1)], quiet_seconds=quiet_seconds, tries=tries)
 
 
 def allow_many_descriptors() -> None:
@@ -134,6 +135,12 @@ def write(path: Path, text: str) -> None:
     metavar="SECONDS",
     help="Before each workload, wait so long at most until others leave both cores alone.",
 )
+@click.option(
+    "--tries",
+    type=click.IntRange(1, MOST_TRIES),
+    default=1,
+    help=f"Tries of a workload while others take over {DISTURBED_PERCENT:.0f} % of a core; the quietest one counts.",
+)
 @click.option("--no-install", is_flag=True, help="Skip peers that are not installed yet.")
 def main(
     quick: bool,
@@ -146,6 +153,7 @@ def main(
     markdown_path: Path,
     chart_path: Path,
     quiet_seconds: float,
+    tries: int,
     no_install: bool,
 ) -> None:
     """Measure the gateway beside its peers on this machine; README.md in benchmarks/ tells how to read the tables."""
@@ -157,7 +165,7 @@ def main(
         signal.signal(number, end_in_order)
     contestants = prepare(contestants, results, allowed=not no_install, say=say)
     size, rounds = (QUICK, rounds or QUICK_ROUNDS) if quick else (FULL, rounds or FULL_ROUNDS)
-    cores = pinned_cores(quiet_seconds)
+    cores = pinned_cores(quiet_seconds, tries)
     allow_many_descriptors()
     os.sched_setaffinity(0, {cores.load if cores.load is not None else 0})
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -39,7 +39,8 @@ def as_svg(results: Results) -> str:
             top += TITLE_HEIGHT + len(bars) * (BAR_HEIGHT + BAR_GAP) + PANEL_GAP
     style = "font-family: system-ui, sans-serif; font-size: 14px"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" role="img" style="{style}">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top}" viewBox="0 0 {WIDTH} {top}"'
+        f' role="img" style="{style}">\n'
         f"<title>CPU per request and per event</title>\n"
         f'<rect width="{WIDTH}" height="{top}" fill="#ffffff"/>\n' + "".join(parts) + "</svg>\n"
     )

@@ -44,7 +44,7 @@ class Site:
 
 
 class Contestant:
-    """One way from the load to the servers. `scale` is the part of the streams that it is given to carry."""
+    """One way from the load to the servers. `scale` is the part of the streams and turns that it is given to carry."""
 
     name = ""
     scale = 1.0

@@ -82,7 +82,7 @@ def workload_table(workload: Workload, rows: dict[str, list[dict[str, float]]]) 
     main, *others = workload.figures
     lines = [["", main.heading, f"× {REFERENCE}", *(figure.heading for figure in others)]]
     for name, rounds in rows.items():
-        ratio = ratio_text(ratios_of(rounds, rows.get(REFERENCE, ()), main.key))
+        ratio = "1" if name == REFERENCE else ratio_text(ratios_of(rounds, rows.get(REFERENCE, ()), main.key))
         lines.append([name, cell(rounds, main), ratio, *(cell(rounds, figure) for figure in others)])
     return table(lines)
 
@@ -118,6 +118,8 @@ def footnotes(results: Results) -> list[str]:
         for name, rounds in rows.items():
             if (streams := rounds[0].get("streams", most)) < most:
                 notes.append(f"{name} was given {streams:.0f} streams instead of {most:.0f} ({workload}).")
+    if not results.complete:
+        notes.append("The run was broken off.")
     for name, faults in results.faults.items():
         notes.extend(f"{name}, {fault}" for fault in faults[:SHOWN_FAULTS])
     if others := others_sentence(results):
@@ -126,7 +128,7 @@ def footnotes(results: Results) -> list[str]:
 
 
 def others_sentence(results: Results) -> str:
-    """How much of the contestant's core was taken by others: a run with much of it says little about times."""
+    """How much of our cores was taken by others: a run with much of it says little about times."""
     shares = [
         (figures["others_percent"], name, workload)
         for workload, rows in results.figures.items()
@@ -138,4 +140,4 @@ def others_sentence(results: Results) -> str:
         return ""
     most, name, workload = max(shares)
     middle = statistics.median(share for share, _, _ in shares)
-    return f"Others took {middle:.0f} % of the contestant's core (median), at most {most:.0f} % ({name}, {workload})."
+    return f"Others took {middle:.0f} % of the busier core (median), at most {most:.0f} % ({name}, {workload})."
