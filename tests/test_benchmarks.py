@@ -19,7 +19,7 @@ import pytest
 
 import benchmarks
 from benchmarks.answers import DONE, RequestShape, StreamAnswer, order_number
-from benchmarks.contestants import Direct, Gateway
+from benchmarks.contestants import Direct, Gateway, Site
 from benchmarks.installs import NotAvailable
 from benchmarks.load import Drive, Plan, Tally
 from benchmarks.rounds import Cores, Results, run_rounds
@@ -101,6 +101,7 @@ def test_another_tree_is_a_gateway_of_its_own(tmp_path: Path) -> None:
     other = Gateway({"LOG_FORMAT": "json"}, tree=ROOT)
     assert (other.name, is_ours(other.name)) == (f"gateway ({ROOT.name}) LOG_FORMAT=json", True)
     assert other.prepare(allowed=False, say=lambda text: None).startswith("1.")
+    assert Gateway(tree=tmp_path).environ(Site(tmp_path, 1, 2, (3,)))["PYTHONPATH"] == str(tmp_path)
     with pytest.raises(NotAvailable, match="no gateway"):
         Gateway(tree=tmp_path).prepare(allowed=False, say=lambda text: None)
 
