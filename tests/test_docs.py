@@ -31,7 +31,10 @@ from tests.processes import GatewayProcess
 ROOT = Path(__file__).resolve().parent.parent
 README, API, ARCHITECTURE = ROOT / "README.md", ROOT / "docs" / "api.md", ROOT / "docs" / "architecture.md"
 CHANGELOG = ROOT / "CHANGELOG.md"
-DOCUMENTS = [README, CHANGELOG, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(README, CHANGELOG, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL, ROUTE_HEADING = {"sh", "bash"}, re.compile(r"^### `([A-Z]+) (/\S*)`$", re.MULTILINE)
