@@ -89,7 +89,7 @@ class HealthChecker:
 
     async def _probe_when_free(self, server: Server) -> None:
         try:
-            async with self._slots, self._turn(server):
+            async with self._slots, self.turn(server):
                 # Meanwhile an admin may have asked it, or deregistered it.
                 if server.registered and server.next_probe_seconds <= self._clock.monotonic():
                     await self._probe(server)
@@ -112,11 +112,11 @@ class HealthChecker:
 
     async def probe(self, server: Server) -> ProbeResult:
         """Probe `server` now (after the probe that is under way), counted like any other."""
-        async with self._turn(server):
+        async with self.turn(server):
             return await self._probe(server)
 
-    def _turn(self, server: Server) -> asyncio.Lock:
-        """One probe per server at a time, whoever asks."""
+    def turn(self, server: Server) -> asyncio.Lock:
+        """One probe per server at a time, whoever asks; locked while it is being asked."""
         return self._turns.setdefault(server, asyncio.Lock())
 
     async def _probe(self, server: Server) -> ProbeResult:
