@@ -17,7 +17,7 @@ from multiverse.clock import Clock
 from multiverse.servers.identity import Registration
 from multiverse.servers.probe import Finding, Prober, ProbeResult
 from multiverse.servers.registry import Registry
-from multiverse.servers.server import HEALTHY, Server
+from multiverse.servers.server import Server
 from multiverse.storage.store import Store
 from multiverse.ticking import SteadyCallback
 
@@ -148,7 +148,7 @@ class HealthChecker:
         server.response_time_ms = result.response_time_ms
         changed = False
         if result.finding is Finding.GOOD:
-            changed = server.note_good_probe()
+            changed = server.note_good_probe(result.model_names)
         elif result.finding is Finding.ALIVE:
             server.note_alive()
         elif result.finding is Finding.LOADING:
@@ -183,10 +183,10 @@ class HealthChecker:
         fields: dict[str, Any] = {
             "server": server.registration_id,
             "model": server.registration.model_name,
-            "verdict": server.availability if server.loading else server.health_status,
-            "reason": result.reason or "the probe was good",
+            "verdict": server.availability if server.loading or server.model_missing else server.health_status,
+            "reason": result.reason or (server.reason if server.model_missing else "the probe was good"),
         }
-        level = logging.INFO if server.health_status == HEALTHY or server.loading else logging.WARNING
+        level = logging.INFO if server.offers_model or server.loading else logging.WARNING
         LOG.log(level, "server verdict changed", extra={"fields": fields})
         self._store.queue_server_state(server.registration_id, server.state_row())
 

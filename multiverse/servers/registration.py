@@ -198,7 +198,7 @@ class RegistrationService:
         if after.endpoint != before.endpoint:
             server.forget_health()
         if any(getattr(after, name) != getattr(before, name) for name in NAMES_OF_THE_MODEL):
-            server.model_missing = False  # What it did not know was another name.
+            server.forget_model()
         if after.model_name != before.model_name and server.registered:
             self._registry.rename(server, before.model_name, unix_from_iso(after.updated_at))
 

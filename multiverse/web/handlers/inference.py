@@ -16,7 +16,7 @@ from tornado.iostream import StreamClosedError
 from multiverse.errors import GatewayError, LoopDetected, ModelNotFound, NotFound, RateLimitExceeded, ShuttingDown
 from multiverse.proxy.call import Call, read_body
 from multiverse.proxy.forward import Forwarding
-from multiverse.servers.server import HEALTHY, Server
+from multiverse.servers.server import Server
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.schemas import CallSchema, load
 
@@ -71,7 +71,7 @@ def model_record(model_name: str, created_unix: float, servers: list[Server]) ->
         "created": int(created_unix),
         "owned_by": owners.pop() if len(owners) == 1 else "multiverse",
         "servers": len(servers),
-        "healthy_servers": sum(server.health_status == HEALTHY for server in servers),
+        "healthy_servers": sum(server.offers_model for server in servers),
     }
 
 
