@@ -215,7 +215,8 @@ class GatewayProcess:
 
     def in_flight(self) -> dict[str, int]:
         """Every in-flight gauge that is not 0."""
-        gauges = {"all": self.stats()["requests"]["in_flight"]}
+        requests = self.stats()["requests"]
+        gauges = {"all": requests["in_flight"], **requests["in_flight_by_key"]}
         for server in self.admin("GET", "/admin/servers").json()["servers"]:
             gauges[server["registration_id"]] = server["in_flight"]
         return {name: value for name, value in gauges.items() if value}

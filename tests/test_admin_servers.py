@@ -284,6 +284,7 @@ def test_the_counts(start_gateway: StartGateway, start_peer: StartPeer, model: s
     good.wait_for_requests(3)
     stats = gateway.stats()
     assert stats["requests"]["in_flight"] == 1
+    assert stats["requests"]["in_flight_by_key"] == {"anonymous": 1}
     assert stats["requests"]["total"] == 4
     client.close()
     eventually_equal(lambda: gateway.stats()["requests"]["client_closed"], 1, "who left is counted")

@@ -165,6 +165,25 @@ def test_a_server_that_does_not_list_models(gateway: GatewayProcess, peer: Scrip
         assert not gateway.admin("POST", f"/admin/servers/{registration_id}/probe").json()["probe"]["ok"]
 
 
+def test_changes_of_the_model_list_are_followed(start_gateway: StartGateway, start_peer: StartPeer, model: str) -> None:
+    gateway = start_gateway(HEALTH_CHECK_INTERVAL_SECONDS=0.1)
+    peer, other = start_peer(), start_peer()
+    registration_id = gateway.register(peer, model)
+    peer.model_names.clear()  # such as `ollama rm`
+    eventually(lambda: gateway.server(registration_id)["availability"] == "unhealthy", "the owner took it away")
+    record = gateway.server(registration_id)
+    assert (record["health_status"], record["consecutive_failures"]) == ("healthy", 0), "that is no failure"
+    assert "does not list this model any more" in record["reason"]
+    assert model not in [entry["id"] for entry in gateway.call("GET", "/v1/models").json()["data"]]
+    assert gateway.chat(model).code == "no_server_available"
+    gateway.register(other, model)
+    assert [gateway.chat(model).text for _number in range(4)] == [other.name] * 4
+    assert not peer.requests, "nobody is sent to a server that has said so before"
+    peer.model_names.append(model)
+    eventually(lambda: gateway.server(registration_id)["availability"] == "available", "it is back")
+    assert {gateway.chat(model).text for _number in range(4)} == {peer.name, other.name}
+
+
 # -- when, and how many
 
 

@@ -131,7 +131,7 @@ class Forwarding:
         """
         proxy = self._proxy
         proxy.under_way.add(self)
-        proxy.usage.admitted()
+        proxy.usage.admitted(self._call.key_name)
         if self._call.stream:
             self._answer.keep_alive()
         try:

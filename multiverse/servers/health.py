@@ -17,7 +17,7 @@ from multiverse.clock import Clock
 from multiverse.servers.identity import Registration
 from multiverse.servers.probe import Finding, Prober, ProbeResult
 from multiverse.servers.registry import Registry
-from multiverse.servers.server import HEALTHY, UNKNOWN, Server
+from multiverse.servers.server import UNKNOWN, Server
 from multiverse.storage.store import Store
 from multiverse.ticking import SteadyCallback
 
@@ -90,7 +90,7 @@ class HealthChecker:
 
     async def _probe_when_free(self, server: Server) -> None:
         try:
-            async with self._slots, self._turn(server):
+            async with self._slots, self.turn(server):
                 # Meanwhile an admin may have asked it, or deregistered it.
                 if server.registered and server.next_probe_seconds <= self._clock.monotonic():
                     await self._probe(server)
@@ -115,11 +115,11 @@ class HealthChecker:
 
     async def probe(self, server: Server) -> ProbeResult:
         """Probe `server` now (after the probe that is under way), counted like any other."""
-        async with self._turn(server):
+        async with self.turn(server):
             return await self._probe(server)
 
-    def _turn(self, server: Server) -> asyncio.Lock:
-        """One probe per server at a time, whoever asks."""
+    def turn(self, server: Server) -> asyncio.Lock:
+        """One probe per server at a time, whoever asks; locked while it is being asked."""
         return self._turns.setdefault(server, asyncio.Lock())
 
     async def _probe(self, server: Server) -> ProbeResult:
@@ -151,7 +151,7 @@ class HealthChecker:
         server.response_time_ms = result.response_time_ms
         changed = False
         if result.finding is Finding.GOOD:
-            changed = server.note_good_probe()
+            changed = server.note_good_probe(result.model_names)
         elif result.finding is Finding.ALIVE:
             server.note_alive()
         elif result.finding is Finding.LOADING:
@@ -186,10 +186,10 @@ class HealthChecker:
         fields: dict[str, Any] = {
             "server": server.registration_id,
             "model": server.registration.model_name,
-            "verdict": server.availability if server.loading else server.health_status,
-            "reason": result.reason or "the probe was good",
+            "verdict": server.availability if server.loading or server.model_missing else server.health_status,
+            "reason": result.reason or (server.reason if server.model_missing else "the probe was good"),
         }
-        level = logging.INFO if server.health_status == HEALTHY or server.loading else logging.WARNING
+        level = logging.INFO if server.offers_model or server.loading else logging.WARNING
         LOG.log(level, "server verdict changed", extra={"fields": fields})
         self._store.queue_server_state(server.registration_id, server.state_row())
 

@@ -36,11 +36,15 @@ class Finding(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """A finding, a sentence for the owner, and how long the answer took in milliseconds."""
+    """A finding, a sentence for the owner, how long the answer took in milliseconds, and the models that it lists.
+
+    `model_names` is None where there is no list, or one whose entries have no ids.
+    """
 
     finding: Finding
     reason: str | None
     response_time_ms: float
+    model_names: frozenset[str] | None = None
 
     @property
     def ok(self) -> bool:
@@ -52,6 +56,18 @@ class ModelList(msgspec.Struct):
     """The part of an OpenAI model list that makes it one."""
 
     data: list[msgspec.Raw]
+
+
+class ListedModel(msgspec.Struct):
+    """The part of an entry that names a model."""
+
+    id: str
+
+
+class NamedModels(msgspec.Struct):
+    """A model list whose entries all have a name."""
+
+    data: list[ListedModel]
 
 
 class Prober:
@@ -68,21 +84,25 @@ class Prober:
         started = self._clock.monotonic()
         finding: Finding
         reason: str | None
+        names: frozenset[str] | None = None
         try:
-            finding, reason = await self._ask(registration, started + self._timeout_seconds)
+            finding, reason, names = await self._ask(registration, started + self._timeout_seconds)
         except (AnswerTimeout, ConnectTimeout):
             seconds = self._timeout_seconds
             finding = Finding.FAILED
             reason = f"the server did not answer the probe within {seconds:g} s; is the machine awake?"
         except TransportError as error:
             finding, reason = Finding.FAILED, error.reason
-        return ProbeResult(finding, reason, round((self._clock.monotonic() - started) * 1000, 1))
+        return ProbeResult(finding, reason, round((self._clock.monotonic() - started) * 1000, 1), names)
 
-    async def _ask(self, registration: Registration, deadline: float) -> tuple[Finding, str | None]:
+    async def _ask(
+        self, registration: Registration, deadline: float
+    ) -> tuple[Finding, str | None, frozenset[str] | None]:
         answer = status, headers, body = await self._get(registration, "/v1/models", deadline)
         if status in ROUTE_NOT_OFFERED and not is_html(headers, body) and tunnel_reason(*answer) is None:
-            return judge_health(status, *await self._get(registration, "/health", deadline))
-        return judge_models(*answer)
+            return *judge_health(status, *await self._get(registration, "/health", deadline)), None
+        finding, reason = judge_models(*answer)
+        return finding, reason, listed_names(body) if finding is Finding.GOOD else None
 
     async def _get(self, registration: Registration, route: str, deadline: float) -> tuple[int, dict[str, str], bytes]:
         endpoint = registration.endpoint
@@ -120,6 +140,14 @@ def judge_model_list(body: bytes) -> tuple[Finding, str | None]:
     except (msgspec.DecodeError, RecursionError, ValueError):
         return Finding.FAILED, "GET /v1/models answers, but not with a JSON object that has a `data` list"
     return Finding.GOOD, None
+
+
+def listed_names(body: bytes) -> frozenset[str] | None:
+    """The ids in a model list; None when its entries are not what they should be."""
+    try:
+        return frozenset(model.id for model in msgspec.json.decode(body, type=NamedModels).data)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
 
 
 def judge_health(models_status: int, status: int, headers: dict[str, str], body: bytes) -> tuple[Finding, str | None]:

@@ -7,7 +7,7 @@ ejection, breaker.py) are counted apart. Every question has one predicate, and e
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum
 from typing import Any
 
@@ -61,7 +61,7 @@ class Server:
         self.health_status = UNKNOWN
         self.reason: str | None = None
         self.loading = False
-        self.model_missing = False
+        self.forget_model()
         self.probe_failures = 0
         self._probe_successes = 0
         self._breaker = Breaker(self._settings, self._clock)
@@ -73,6 +73,11 @@ class Server:
         self._forgotten_moment = self._next_moment()
         self.unhealthy_since: str | None = None
         self._unhealthy_since_seconds = 0.0
+
+    def forget_model(self) -> None:
+        """What was found out about the model is about another name."""
+        self.model_missing = False
+        self._has_listed_model = False
 
     def _next_moment(self) -> int:
         self._moment += 1
@@ -102,9 +107,14 @@ class Server:
         return self._breaker.seconds_to_trial
 
     @property
+    def offers_model(self) -> bool:
+        """Healthy, and not known to lack the model."""
+        return self.health_status == HEALTHY and not self.model_missing
+
+    @property
     def in_rotation(self) -> bool:
         """Healthy and willing; it may still be ejected or full."""
-        return self.health_status == HEALTHY and not (self.draining or self.loading or self.model_missing)
+        return self.offers_model and not (self.draining or self.loading)
 
     @property
     def available(self) -> bool:
@@ -214,21 +224,36 @@ class Server:
 
     # -- probes --------------------------------------------------------------------------------------------------------
 
-    def note_good_probe(self) -> bool:
-        """The probe was good; True when the verdict changed. Ends an ejection's wait, not its count."""
+    def note_good_probe(self, model_names: Collection[str] | None = None) -> bool:
+        """The probe was good, and showed these models; True when the verdict changed. Ends an ejection's wait only."""
+        was_missing = self.model_missing
         was_in_doubt = self.health_status != HEALTHY or self.loading
         self.probe_failures = 0
         self._probe_successes += 1
-        self.loading = self.model_missing = False
+        self.loading = False
+        self.model_missing = self._dropped_model(model_names)
         self._breaker.good_probe()
         # Recovering takes `successes_to_recover`; a server that never failed a probe has nothing to recover from.
         if self.health_status == UNHEALTHY and self._probe_successes < self._settings.successes_to_recover:
             return False
         self.health_status = HEALTHY
         self.unhealthy_since = None
-        if self._breaker.failures == 0 and self.preferred:
+        if self.model_missing:
+            self.reason = "the server does not list this model any more; is it still there?"
+        elif self._breaker.failures == 0 and self.preferred:
             self.reason = None
-        return was_in_doubt
+        return was_in_doubt or self.model_missing != was_missing
+
+    def _dropped_model(self, model_names: Collection[str] | None) -> bool:
+        """Whether the model was in the server's list and is not any more.
+
+        One that was never there says nothing: many servers list file names, and serve whatever they are asked for.
+        """
+        if model_names is None:
+            return False
+        listed = (self.registration.served_model_name or self.registration.model_name) in model_names
+        self._has_listed_model = self._has_listed_model or listed
+        return self._has_listed_model and not listed
 
     def note_failed_probe(self, reason: str) -> bool:
         """The probe failed; True when the verdict changed. Before the first good probe, one failure is enough."""

@@ -11,7 +11,7 @@ from typing import Any
 from multiverse.errors import GatewayError, LoopDetected, ModelNotFound, NotFound, RateLimitExceeded, ShuttingDown
 from multiverse.proxy.call import Call, read_body
 from multiverse.proxy.forward import Forwarding
-from multiverse.servers.server import HEALTHY, Server
+from multiverse.servers.server import Server
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.handlers.reply import HandlerReply
 from multiverse.web.schemas import CallSchema, load
@@ -67,7 +67,7 @@ def model_record(model_name: str, created_unix: float, servers: list[Server]) ->
         "created": int(created_unix),
         "owned_by": owners.pop() if len(owners) == 1 else "multiverse",
         "servers": len(servers),
-        "healthy_servers": sum(server.health_status == HEALTHY and not server.model_missing for server in servers),
+        "healthy_servers": sum(server.offers_model for server in servers),
     }
 
 
