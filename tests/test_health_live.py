@@ -61,6 +61,7 @@ def test_falling_and_rising_exactly_as_set(start_gateway: StartGateway, peer: Sc
         (True, up),
     ]
     eventually_equal(lambda: gateway.output.count("verdict changed"), 3, "only a changed verdict is a line in the log")
+    changes = [line for line in gateway.output.splitlines() if "verdict changed" in line]
     assert "status 502" in changes[1], "with its reason"
 
 
