@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 from tornado.httputil import HTTPHeaders, format_timestamp
 
@@ -25,6 +26,13 @@ class KnownHeaders(HTTPHeaders):
                 values[known_name] = [value]
         self._as_list = values
         self._combined_cache = {}
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As every mapping's, which for a name that is missing raises and catches an exception."""
+        values = self._as_list.get(usual_spelling(name))
+        if values is None:
+            return default
+        return values[0] if len(values) == 1 else ",".join(values)
 
 
 @lru_cache(1024)
