@@ -29,6 +29,7 @@ from tests.conftest import GatewayShelf, StartGateway, checked
 from tests.operations import Hold
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, GatewayProcess
+from tests.waiting import eventually
 
 CLIENT_KEY = wire.PLANTED_CLIENT_KEY
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW")
@@ -360,4 +361,4 @@ def test_a_fault_of_ours_tells_no_details(start_gateway: StartGateway, peer: Scr
         assert gateway.chat(model).status == 200, "nothing was changed: it is still there"
         assert gateway.admin("GET", "/admin/servers").json()["total"] == 1
         database.execute("ALTER TABLE gone RENAME TO servers")
-    assert "no such table" in gateway.output, "the admin finds them in the log"
+    eventually(lambda: "no such table" in gateway.output, "the admin finds them in the log")

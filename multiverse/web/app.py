@@ -23,6 +23,7 @@ from multiverse.config import Config, ConfigError
 from multiverse.errors import StoreFailed
 from multiverse.gateway import Gateway
 from multiverse.logs import Logs, open_logs
+from multiverse.web.dispatch import GatewayApplication
 from multiverse.web.front.door import ClientLimits, FrontDoor
 from multiverse.web.handlers.base import NotFoundHandler
 from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
@@ -39,8 +40,9 @@ NO_ROUTE = Route(shown="", pattern="", handler=NotFoundHandler, access="anyone",
 
 def make_app(gateway: Gateway) -> tornado.web.Application:
     """The Tornado application of `gateway`, from ROUTES."""
-    return tornado.web.Application(
-        [(route.pattern, route.handler, {"gateway": gateway, "route": route}) for route in ROUTES],
+    return GatewayApplication(
+        ROUTES,
+        {"gateway": gateway},
         default_handler_class=NotFoundHandler,
         default_handler_args={"gateway": gateway, "route": NO_ROUTE},
         log_function=lambda handler: None,  # Tornado's own line shows the query; ours is written in people/usage.py.

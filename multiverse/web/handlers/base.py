@@ -1,4 +1,4 @@
-"""What every handler shares: request id, access, reading a JSON body within its limit, errors in OpenAI's shape.
+"""What every handler shares: access, reading a JSON body within its limit, errors in OpenAI's shape.
 
 A request is judged before its body is read: route, method, key, size. What HTTP itself asks for (malformed requests,
 bodies that nobody wants any more, timers) is in web/http_server.py.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import tornado.web
-from tornado.httputil import HTTPHeaders, HTTPServerRequest
+from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
 
 from multiverse.errors import (
@@ -31,6 +30,7 @@ from multiverse.errors import (
     envelope,
 )
 from multiverse.people.keys import NOBODY, Caller
+from multiverse.web.handlers.staged import StagedHandler
 
 if TYPE_CHECKING:
     from multiverse.gateway import Gateway
@@ -38,19 +38,23 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._+/=-]{1,200}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 JSON_TYPE = re.compile(r"application/(?:json|[a-z0-9.+-]+\+json)", re.IGNORECASE)
 EXPOSED_HEADERS = "X-Request-ID, X-Gateway-Server-ID, X-Gateway-Attempts, Retry-After, X-Should-Retry"
 
 
-@tornado.web.stream_request_body
-class GatewayHandler(tornado.web.RequestHandler):
+class GatewayHandler(StagedHandler):
     """Base of all handlers. Subclasses write `get`, `post` … and call `read_json()` or use `body()`."""
 
     gateway: Gateway
     route: Route
     caller: Caller = NOBODY
+    methods: tuple[str, ...] = ()
+
+    def __init_subclass__(cls) -> None:
+        """Note which methods a class of handlers has."""
+        super().__init_subclass__()
+        cls.methods = methods_of(cls)
 
     def initialize(self, gateway: Gateway, route: Route) -> None:
         """From the route table."""
@@ -60,12 +64,7 @@ class GatewayHandler(tornado.web.RequestHandler):
         self._received = 0
 
     def set_default_headers(self) -> None:
-        """Called by Tornado before anything else, and again before an error is rendered."""
-        if not hasattr(self, "request_id"):
-            self.request_id = request_id_of(self.request.headers)
-        self.clear_header("Server")
-        self.set_header("X-Request-ID", self.request_id)
-        self.set_header("X-Content-Type-Options", "nosniff")
+        """What other origins may do."""
         self._allow_cross_origin()
 
     def _allow_cross_origin(self) -> None:
@@ -80,13 +79,6 @@ class GatewayHandler(tornado.web.RequestHandler):
         origin = self.request.headers.get("Origin")
         if origin is not None and origin in origins:
             self.set_header("Access-Control-Allow-Origin", origin)
-
-    def compute_etag(self) -> None:
-        """No ETag: hashing every answer costs more than it saves."""
-        return None
-
-    def check_xsrf_cookie(self) -> None:
-        """Keys travel in headers that other sites cannot set; there is no cookie to protect."""
 
     # -- before the body -----------------------------------------------------------------------------------------------
 
@@ -114,10 +106,7 @@ class GatewayHandler(tornado.web.RequestHandler):
 
     def allowed_methods(self) -> tuple[str, ...]:
         """The methods this handler has."""
-        stock = tornado.web.RequestHandler
-        return tuple(
-            method for method in METHODS if getattr(type(self), method.lower()) is not getattr(stock, method.lower())
-        )
+        return self.methods
 
     def wrong_method(self) -> GatewayError:
         """The error for a method that this route does not have."""
@@ -268,6 +257,14 @@ class GatewayHandler(tornado.web.RequestHandler):
         )
 
 
+def methods_of(handler_class: type[tornado.web.RequestHandler]) -> tuple[str, ...]:
+    """The methods that a class of handlers has."""
+    stock = tornado.web.RequestHandler
+    return tuple(
+        method for method in METHODS if getattr(handler_class, method.lower()) is not getattr(stock, method.lower())
+    )
+
+
 class NotFoundHandler(GatewayHandler):
     """Every path that no route has."""
 
@@ -277,12 +274,6 @@ class NotFoundHandler(GatewayHandler):
     def wrong_method(self) -> GatewayError:
         """Whatever the method, there is nothing here."""
         return _no_such_route()
-
-
-def request_id_of(headers: HTTPHeaders) -> str:
-    """The request id that the client chose, if it is one, else a new one."""
-    given = headers.get("X-Request-ID", "")
-    return given if REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
 
 
 def _no_such_route() -> NotFound:
