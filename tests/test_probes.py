@@ -20,7 +20,7 @@ from tests.waiting import eventually
 STREAMS = 60
 JITTER = 0.1  # each interval is up to a tenth shorter
 # One tick of the sweep, and what two busy cores may add.
-LATE_SECONDS = 0.25
+LATE_SECONDS = 0.5
 
 
 def gaps_of(peer: ScriptedPeer, first: int = 0) -> list[float]:
