@@ -17,7 +17,7 @@ startFrame();
 
 function showCounts({ servers, models, requests }) {
   setText(find("#servers-total"), compact(servers.total));
-  setText(find("#servers-verdicts"), `${servers.healthy} healthy · ${servers.unhealthy} unhealthy · ${servers.unknown} unknown`);
+  setText(find("#servers-verdicts"), `${count(servers.healthy)} healthy · ${count(servers.unhealthy)} unhealthy · ${count(servers.unknown)} unknown`);
   setText(find("#in-flight"), count(requests.in_flight));
   setText(find("#queued"), requests.queued ? `${requests.queued} in the queue` : "nobody waits");
   setText(find("#models-registered"), `of ${count(models)} registered`);
