@@ -74,7 +74,7 @@ export function trafficChart(place) {
   const bars = () => window.uPlot.paths.bars({ size: [0.7, 12] });
   return new Chart(place, () => ({
     cursor: { drag: { x: false, y: false }, points: { show: false } },
-    scales: { requests: { range: (plot, low, high) => [0, Math.max(high, 4)] }, wait: { range: (plot, low, high) => [0, Math.max(high * 1.1, 100)] } },
+    scales: { x: { range: (plot, first, last) => [first - 40, last + 40] }, requests: { range: (plot, low, high) => [0, Math.max(high, 4)] }, wait: { range: (plot, low, high) => [0, Math.max(high * 1.1, 100)] } },
     axes: [
       axis({ values: clockTimes, space: 70, size: 30 }),
       axis({ scale: "requests", values: wholeNumbers, size: 44 }),
