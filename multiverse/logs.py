@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from multiverse.config import Config, ConfigError
-from multiverse.log_lines import JSONLines, TextLines
+from multiverse.log_lines import JSONLines, TextLines, record_document
+from multiverse.log_memory import LogMemory
 from multiverse.redaction import Redactor, escape_controls
 
 QUEUE_LIMIT = 8_192
@@ -49,16 +50,18 @@ def open_logs(config: Config, *, queue_limit: int = QUEUE_LIMIT) -> Logs:
     outputs = _open_outputs(config, failures)
     formatter = JSONLines(redactor) if config.log_format == "json" else TextLines(redactor)
     intake = _Intake(queue_limit, failures)
+    memory = LogMemory(lambda record: record_document(record, redactor))
     block_bytes = min(BLOCK_BYTES, config.log_max_bytes // BLOCKS_IN_A_FILE)
-    writer = _Writer(intake, formatter, outputs, failures, block_bytes)
+    writer = _Writer(intake, formatter, outputs, failures, block_bytes, memory)
     writer.start()
-    return Logs(intake, writer, redactor, config.log_level)
+    return Logs(intake, writer, redactor, memory, config.log_level)
 
 
 class Logs:
     """Logging while it is open; made by `open_logs`, ended by `close`, which puts the loggers back as they were."""
 
-    def __init__(self, intake: _Intake, writer: _Writer, redactor: Redactor, level: str) -> None:
+    def __init__(self, intake: _Intake, writer: _Writer, redactor: Redactor, memory: LogMemory, level: str) -> None:
+        self.memory = memory
         self._intake = intake
         self._writer = writer
         self._redactor = redactor
@@ -197,7 +200,9 @@ class _Writer:
         outputs: list[logging.Handler],
         failures: _Failures,
         block_bytes: int,
+        memory: LogMemory,
     ) -> None:
+        self._memory = memory
         self._intake = intake
         self._formatter = formatter
         self._outputs = outputs
@@ -236,6 +241,7 @@ class _Writer:
 
     def _line(self, record: logging.LogRecord) -> str | None:
         try:
+            self._memory.add(record)
             return self._formatter.format(record)
         except Exception:
             self._failures.report()

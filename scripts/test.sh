@@ -1,9 +1,17 @@
 #!/bin/sh
-# Everything that must pass before a change goes in: ruff, mypy, the suite with its real llama.cpp server. Sets itself
-# up on a machine with nothing but Python 3.11 or newer. With arguments only pytest runs, with them: test.sh -k stream
+# Everything that must pass before a change goes in: ruff, mypy, the suite with its real llama.cpp server and its real
+# browser. Sets itself up on a machine with nothing but Python 3.11 or newer. With arguments only pytest runs, with
+# them: test.sh -k stream
 set -eu
 cd "$(dirname "$0")/.."
 command -v curl >/dev/null 2>&1 || scripts/install_packages.sh curl
+has_browser() {
+    for name in chromium chromium-browser google-chrome-stable google-chrome; do
+        if command -v "$name" >/dev/null 2>&1; then return 0; fi
+    done
+    return 1
+}
+has_browser || scripts/install_packages.sh chromium chromium-driver
 scripts/make_venv.sh dev
 
 first_failure=0

@@ -24,9 +24,12 @@ from multiverse.errors import StoreFailed
 from multiverse.gateway import Gateway
 from multiverse.logs import Logs, open_logs
 from multiverse.web.dispatch import GatewayApplication
+from multiverse.web.feed import Feed
 from multiverse.web.front.door import ClientLimits, FrontDoor
+from multiverse.web.handlers.admin import counts_document, server_document
 from multiverse.web.handlers.base import NotFoundHandler
 from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
+from multiverse.web.look import Look
 from multiverse.web.routes import ROUTES, Route
 
 LOG = logging.getLogger(__name__)
@@ -47,6 +50,14 @@ def make_app(gateway: Gateway) -> tornado.web.Application:
         default_handler_args={"gateway": gateway, "route": NO_ROUTE},
         log_function=lambda handler: None,  # Tornado's own line shows the query; ours is written in people/usage.py.
         cors_allow_origins=gateway.config.cors_allow_origins,
+        cross_origin_protection=True,
+        look=Look(),
+        feed=Feed(
+            registry=gateway.registry,
+            document=server_document,
+            counts=lambda: counts_document(gateway),
+            last_log_id=lambda: gateway.log_memory.last_id,
+        ),
     )
 
 
@@ -136,7 +147,7 @@ async def _serve(config: Config, logs: Logs) -> int:
     _on_signal(signal.SIGINT, lambda: hurry.set() if stop.is_set() else stop.set())
     sockets = _bind(config)
     try:
-        async with Gateway(config, on_secret=logs.redact) as gateway:
+        async with Gateway(config, on_secret=logs.redact, log_memory=logs.memory) as gateway:
             server = make_server(gateway)
             await server.accept_on(sockets)
             host, port = sockets[0].getsockname()[:2]

@@ -47,9 +47,6 @@ class StagedHandler(tornado.web.RequestHandler):
         """No ETag: hashing every answer costs more than it saves."""
         return None
 
-    def check_xsrf_cookie(self) -> None:
-        """Keys travel in headers that other sites cannot set; there is no cookie to protect."""
-
     def take_head(self, path_args: list[bytes], path_kwargs: dict[str, bytes]) -> None:
         """The head has come: judge it, and perhaps answer already."""
         try:
@@ -57,6 +54,7 @@ class StagedHandler(tornado.web.RequestHandler):
                 raise tornado.web.HTTPError(405)
             self.path_args = [self.decode_argument(value) for value in path_args]
             self.path_kwargs = {name: self.decode_argument(value, name) for name, value in path_kwargs.items()}
+            self._cross_origin_protection()
             self.prepare()
         except Exception as error:
             self._handle_request_exception(error)
