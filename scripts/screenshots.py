@@ -131,8 +131,8 @@ def photograph(browser: Browser, gateway: GatewayProcess, peers: list[ScriptedPe
     phone.sign_in()
     phone.open("/")
     expect(phone.page.locator("#servers tbody")).to_have_count(len(SERVERS))
-    phone.page.locator("#servers-card").scroll_into_view_if_needed()
-    phone.page.evaluate("document.querySelector('#servers-card').scrollIntoView(); window.scrollBy(0, -110)")
+    expect(phone.page.locator("#chart canvas")).to_be_visible()
+    phone.page.evaluate("document.querySelector('#servers-card').scrollIntoView()")
     take(phone, to / "phone.png")
 
 

@@ -40,7 +40,7 @@ if [ "$#" -eq 0 ]; then
     # What depends on the server towards clients, once more on Tornado's.
     step 'on tornado' .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --http-server=tornado \
         tests/test_errors.py tests/test_request_bodies.py tests/test_client_leaves.py tests/test_streaming.py \
-        tests/test_security.py
+        tests/test_security.py tests/test_sessions.py
 else
     step 'pytest' .venv/bin/python -m pytest "$@"
 fi
