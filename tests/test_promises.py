@@ -54,6 +54,11 @@ NOT_FOR_THE_TABLE = {
     "web.front.door": {"LOOKS_SECONDS"},
     "web.front.heads": {"MOST_LENGTH_DIGITS"},
     "web.handlers.admin": {"MOST_PROBES"},
+    "web.feed": {"LOOK_SECONDS"},
+    "web.handlers.events": {"LOOK_SECONDS"},
+    "web.handlers.insight": {"DAY_SECONDS"},
+    "web.handlers.pages": {"ONE_YEAR_SECONDS"},
+    "web.look": {"VERSION_LENGTH"},
     "web.http_server": {"IDLE_LOOKS_SECONDS", "DISCARD_BYTES"},
     "web.schemas": {"MAX_TAGS", "MAX_TAG_LENGTH", "MAX_NUMBER"},
 }
