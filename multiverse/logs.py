@@ -33,6 +33,7 @@ BLOCK_BYTES = 65_536
 # A rotated file ends with a whole block: small files want smaller ones.
 BLOCKS_IN_A_FILE = 10
 SNAPSHOT_DEPTH = 4
+PLAIN_TYPES = frozenset({str, bool, type(None)})
 OWN_LOGGERS = ("multiverse", "tornado", "asyncio")
 # Tornado writes a line of its own per request, query string included; the gateway writes a better one.
 SILENCED_LOGGER = "tornado.access"
@@ -175,7 +176,12 @@ def _snapshot(value: object, depth: int) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
     if depth and isinstance(value, Mapping):
-        return {_text(key): _snapshot(inner, depth - 1) for key, inner in value.items()}
+        return {  # What is plain, as nearly everything in records is, costs no call.
+            key if type(key) is str else _text(key): inner
+            if type(inner) in PLAIN_TYPES or (type(inner) is int and -(2**63) < inner < 2**63)
+            else _snapshot(inner, depth - 1)
+            for key, inner in value.items()
+        }
     if depth and isinstance(value, list | tuple | set | frozenset):
         return [_snapshot(inner, depth - 1) for inner in value]
     return _text(value)
@@ -230,10 +236,12 @@ class _Writer:
                 self._failures.report()
 
     def _write(self, records: list[logging.LogRecord]) -> None:
-        lines = [line for record in records if (line := self._line(record)) is not None]
+        self._write_lines([line for record in records if (line := self._line(record)) is not None])
         dropped = self._intake.take_dropped()
         if dropped:
-            lines.append(self._formatter.format(_dropped_record(dropped)))
+            self._write_lines([self._formatter.format(_dropped_record(dropped))])
+
+    def _write_lines(self, lines: list[str]) -> None:
         for block in _blocks(lines, self._block_bytes):
             written = logging.makeLogRecord({"line": block})
             for output in self._outputs:
@@ -258,13 +266,10 @@ class _Writer:
         self._thread = None
         if not thread.is_alive():
             for output in self._outputs:
-                self._close(output)
-
-    def _close(self, output: logging.Handler) -> None:
-        try:
-            output.close()
-        except OSError:  # the disk is still full
-            self._failures.report()
+                try:
+                    output.close()
+                except OSError:  # the disk is still full
+                    self._failures.report()
 
 
 def _blocks(lines: list[str], block_bytes: int) -> Iterator[str]:

@@ -42,6 +42,7 @@ SESSION_COOKIE = "multiverse_session"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 JSON_TYPE = re.compile(r"application/(?:json|[a-z0-9.+-]+\+json)", re.IGNORECASE)
 EXPOSED_HEADERS = "X-Request-ID, X-Gateway-Server-ID, X-Gateway-Attempts, Retry-After, X-Should-Retry"
+TO_ANY_ORIGIN = {"Access-Control-Expose-Headers": EXPOSED_HEADERS, "Access-Control-Allow-Origin": "*"}
 
 
 class GatewayHandler(StagedHandler):
@@ -72,10 +73,10 @@ class GatewayHandler(StagedHandler):
         origins = self.application.settings["cors_allow_origins"]
         if not origins or not self.request.path.startswith("/v1/"):
             return
-        self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
         if "*" in origins:
-            self.set_header("Access-Control-Allow-Origin", "*")
+            self.set_headers(TO_ANY_ORIGIN)
             return
+        self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
         self.set_header("Vary", "Origin")
         origin = self.request.headers.get("Origin")
         if origin is not None and origin in origins:
