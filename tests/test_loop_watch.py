@@ -44,7 +44,7 @@ def test_a_blocking_call_is_a_lag_of_our_own() -> None:
     assert numbers["lag_ms_max"] >= 1000 * BLOCKED_SECONDS - 60
     assert numbers["own_lag_ms_max"] >= 1000 * BLOCKED_SECONDS - 60
     assert numbers["lag_ms_now"] < numbers["lag_ms_max"], "the last lag is not the longest"
-    assert numbers["tasks"] == 1
+    assert numbers["tasks"] in (1, 2), "its own may be one of them"
 
 
 def test_waiting_without_blocking_is_no_lag() -> None:
