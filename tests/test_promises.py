@@ -47,6 +47,7 @@ NOT_FOR_THE_TABLE = {
     "transport.decoding": {"STEP_BYTES"},
     "transport.answers": {"MAX_REASON_LENGTH"},
     "transport.connection": {"SMALL_BODY_BYTES"},
+    "transport.exchange": {"SECOND_LOOK_SECONDS"},
     "transport.plain": {"MAX_BODY_BYTES"},
     "transport.pool": {"REAP_SECONDS"},
     "web.app": {"NO_LIMIT"},
