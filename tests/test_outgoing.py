@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 
 from multiverse.servers.outgoing import USER_AGENT, request_headers
 from multiverse.transport.messages import ServerRequest
-from multiverse.web.handlers.base import REQUEST_ID
+from multiverse.web.handlers.staged import REQUEST_ID
 from multiverse.web.schemas import RegisterSchema, load
 from tests.bench import MODEL, UNHURRIED, build_registration
 
