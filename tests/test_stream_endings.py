@@ -6,7 +6,11 @@ And nothing is sent twice: after the commit no other server is asked.
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -141,6 +145,25 @@ def test_silence_after_the_commit(impatient_gateway: GatewayProcess, peer: Scrip
     assert 0.7 <= waited_seconds <= 1.3, "STREAM_IDLE_TIMEOUT_SECONDS is 1 here, and kept within 0.3 s"
     assert impatient_gateway.server(registration_id)["consecutive_failures"] == 1
     assert len(peer.requests) == 1
+
+
+def test_an_event_that_came_while_the_machine_stood_still(tmp_path: Path, peer: ScriptedPeer, model: str) -> None:
+    # Not one of the checked gateways: a standstill is a lag of its loop.
+    gateway = GatewayProcess(tmp_path / "gateway", REQUEST_TIMEOUT_SECONDS=0.6).start()
+    try:
+        gateway.register(peer, model)
+        peer.script(Sleep(0.3), wire.stream_answer(wire.good_stream("late")))
+        halt, go_on = (
+            threading.Timer(seconds, os.kill, (gateway.process_id, number))
+            for seconds, number in ((0.15, signal.SIGSTOP), (1.0, signal.SIGCONT))
+        )
+        halt.start()
+        go_on.start()
+        with gateway.stream(model) as stream:
+            stream.read_to_end()
+        assert (stream.response.status, stream.texts, stream.done) == (200, ["late"], True)
+    finally:
+        gateway.stop()
 
 
 def test_a_stream_that_never_ends(impatient_gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:

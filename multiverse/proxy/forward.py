@@ -23,7 +23,7 @@ from multiverse.proxy.rewrite import replace_model
 from multiverse.proxy.verdicts import Verdict, broken_stream_verdict, failure_verdict
 from multiverse.servers.outgoing import request_headers
 from multiverse.servers.server import Attempt, Blame, Server
-from multiverse.transport.failures import Abandoned, FirstByteTimeout, TransportError
+from multiverse.transport.failures import Abandoned, TransportError
 from multiverse.transport.http import Exchange, StreamingHTTPClient
 from multiverse.transport.messages import ServerRequest
 
@@ -204,7 +204,7 @@ class Forwarding:
         loop = asyncio.get_running_loop()
         exchange = self._exchange = cast(Exchange, self._proxy.transport.fetch(self._request(server, relay)))
         relay.exchange = exchange
-        patience = loop.call_later(self._proxy.settings.request_timeout_seconds, _give_up_waiting, exchange, relay)
+        patience = loop.call_later(self._proxy.settings.request_timeout_seconds, relay.give_up_waiting)
         try:
             await exchange
             verdict = relay.finish()
@@ -342,9 +342,3 @@ class Forwarding:
 
     def _milliseconds_since(self, moment: float) -> float:
         return round((self._proxy.clock.monotonic() - moment) * 1000, 1)
-
-
-def _give_up_waiting(exchange: Exchange, relay: Relay) -> None:
-    """The time to the first event, or to the whole of a plain answer, is over."""
-    if not relay.committed:
-        exchange.abort(FirstByteTimeout())

@@ -218,8 +218,13 @@ class Exchange(asyncio.Future[HTTPResponse]):
 
         After a standstill of the machine all timers are due, and uvloop calls them before it reads.
         """
+        return not self._looked_again and self.has_unread_bytes
+
+    @property
+    def has_unread_bytes(self) -> bool:
+        """Whether something of the answer has come that the loop has not read yet. Asks the system."""
         connection = self.connection
-        return connection is not None and connection.usable and not self._looked_again and connection.has_unread_bytes()
+        return connection is not None and connection.usable and connection.has_unread_bytes()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
