@@ -17,6 +17,7 @@ from click.shell_completion import get_completion_class
 
 from multiverse import __version__
 from multiverse.cli_client import CallFailed, GatewayClient
+from multiverse.cli_keys import claim, keys
 from multiverse.cli_options import as_client
 from multiverse.cli_output import Column, field, flowing, one_line, show_json, show_table
 from multiverse.cli_servers import servers
@@ -54,6 +55,8 @@ def cli() -> None:
 
 
 cli.add_command(servers)
+cli.add_command(keys)
+cli.add_command(claim)
 
 
 @cli.command()

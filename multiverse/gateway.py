@@ -15,6 +15,7 @@ from types import TracebackType
 from multiverse.clock import Clock
 from multiverse.config import Config
 from multiverse.loop_watch import LoopWatch
+from multiverse.people.keyring import KeyRing
 from multiverse.people.keys import Keys
 from multiverse.people.limits import RateLimit
 from multiverse.people.usage import Usage
@@ -25,6 +26,7 @@ from multiverse.servers.probe import Prober
 from multiverse.servers.registration import RegistrationService
 from multiverse.servers.registry import Registry
 from multiverse.servers.server import BreakerSettings
+from multiverse.storage.key_table import KeyTable
 from multiverse.storage.store import Store
 from multiverse.ticking import SteadyCallback
 from multiverse.transport.addresses import AddressPolicy
@@ -47,10 +49,11 @@ class Gateway:
         self.gateway_id = secrets.token_hex(8)
         self.draining = False
         self.started_seconds = time.monotonic()
-        self.keys = Keys(admin_key=config.admin_api_key, client_keys=config.client_api_keys)
+        self.keys = Keys(admin_key=config.admin_api_key, client_keys=config.client_api_keys, clock=self.clock)
         self.request_limit = self._request_limit()
         self.wrong_key_limit = RateLimit(limit=WRONG_KEYS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
         self.store = Store(config.database_path)
+        self.keyring = KeyRing(keys=self.keys, table=KeyTable(self.store), clock=self.clock)
         self.registry = Registry(least_busy=config.load_balancing == "least_busy")
         self.usage = Usage(store=self.store)
         self.loop_watch = LoopWatch(clock=self.clock)
@@ -91,6 +94,7 @@ class Gateway:
                 clock=self.clock,
                 settings=_forward_settings(config),
             )
+            await self.keyring.load()
             await self.registrations.load()
         except BaseException:
             await self.store.close()

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from multiverse.clock import Clock, unix_from_iso
-from multiverse.errors import GatewayError, InvalidRequest, NoServerAvailable, ServerNotFound
+from multiverse.errors import GatewayError, InvalidRequest, NoServerAvailable, PermissionDenied, ServerNotFound
 from multiverse.servers.health import HealthChecker, same_question
 from multiverse.servers.probe import Finding, Prober, ProbeResult
 from multiverse.servers.registry import Registry
@@ -87,22 +87,25 @@ class RegistrationService:
 
     # -- register ------------------------------------------------------------------------------------------------------
 
-    async def register(self, fields: dict[str, Any], *, require_healthy: bool = False) -> tuple[Server, bool]:
+    async def register(
+        self, fields: dict[str, Any], *, require_healthy: bool = False, owner_key_id: str | None = None
+    ) -> tuple[Server, bool]:
         """Register a server, or update the one registered for the same model and address; (server, created).
 
-        Raises InvalidRequest for an address that is malformed or not permitted; NoServerAvailable under
-        `require_healthy` when the probe is not good, with nothing stored; StoreFailed, with nothing changed.
+        `owner_key_id` is the key of an owner who is no admin. Raises InvalidRequest for an address that is malformed or
+        not permitted; PermissionDenied for somebody else's server; NoServerAvailable under `require_healthy` when the
+        probe is not good; StoreFailed. Nothing is stored then.
         """
         endpoint = await self._permitted_endpoint(fields["endpoint_url"])
         given = {name: value for name, value in fields.items() if name != "endpoint_url"}
         if given.get("api_key") is not None:
             self._on_secret(given["api_key"])
-        candidate = self._candidate(endpoint, given)
-        known = self._registry.find(candidate.model_name, endpoint.url)
+        candidate = self._candidate(endpoint, {**given, "owner_key_id": owner_key_id})
+        known = self._find_own(candidate)
         asked = candidate if known is None else replace(known.registration, **given)
         result = await self._probe_first(asked, require_healthy=require_healthy)
         async with self._writing:
-            known = self._registry.find(candidate.model_name, endpoint.url)
+            known = self._find_own(candidate)
             if known is not None:
                 await self._save_changes(known, given)
                 self._take_over(known, asked, result)
@@ -121,6 +124,12 @@ class RegistrationService:
         return Registration(
             registration_id=str(uuid.uuid4()), endpoint=endpoint, created_at=now, updated_at=now, **given
         )
+
+    def _find_own(self, candidate: Registration) -> Server | None:
+        known = self._registry.find(candidate.model_name, candidate.endpoint.url)
+        if known is not None and candidate.owner_key_id not in (None, known.registration.owner_key_id):
+            raise PermissionDenied("Somebody else has registered this model at this address. Ask the admin.")
+        return known
 
     def _take_over(self, server: Server, asked: Registration, result: ProbeResult) -> None:
         """Let the probe of `asked` count for `server`, unless another change came in between."""

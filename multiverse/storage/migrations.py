@@ -22,6 +22,7 @@ def steps() -> tuple[Step, ...]:
         ("0001_servers", _create_servers),
         ("0002_health_checks", _create_health_checks),
         ("0003_usage", _create_usage),
+        ("0004_keys", _create_keys),
     )
 
 
@@ -131,6 +132,53 @@ def _create_usage(database: Database) -> None:
         pk="id",
     )
     usage.create_index(["started_at"])
+
+
+def _create_keys(database: Database) -> None:
+    api_keys = _table(database, "api_keys")
+    api_keys.create(
+        {
+            "key_id": str,
+            # SHA-256 of the secret, in hex: the secret itself is shown once and kept nowhere.
+            "digest": str,
+            "hint": str,
+            "name": str,
+            "email": str,
+            "role": str,
+            "models": str,
+            "weight": int,
+            "requests_per_minute": int,
+            "tokens_per_day": int,
+            "requests_at_once": int,
+            "code_id": str,
+            "expires_at": str,
+            "created_at": str,
+            "revoked_at": str,
+        },
+        pk="key_id",
+        not_null={"key_id", "digest", "name", "role"},
+        defaults={"weight": 1},
+    )
+    api_keys.create_index(["digest"], unique=True)
+    claim_codes = _table(database, "claim_codes")
+    claim_codes.create(
+        {
+            "code_id": str,
+            "digest": str,
+            "role": str,
+            "models": str,
+            "uses": int,
+            "used": int,
+            "expires_at": str,
+            "key_expires_at": str,
+            "created_at": str,
+        },
+        pk="code_id",
+        not_null={"code_id", "digest", "role", "uses", "expires_at"},
+        defaults={"used": 0},
+    )
+    claim_codes.create_index(["digest"], unique=True)
+    _table(database, "servers").add_column("owner_key_id", str)
 
 
 def _table(database: Database, name: str) -> Table:

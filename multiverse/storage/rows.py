@@ -42,8 +42,37 @@ SERVER_COLUMNS: Final = (
     "tags",
     "context_length",
     "max_concurrency",
+    "owner_key_id",
     "created_at",
     *STATE_COLUMNS,
+)
+KEY_COLUMNS: Final = (
+    "key_id",
+    "digest",
+    "hint",
+    "name",
+    "email",
+    "role",
+    "models",
+    "weight",
+    "requests_per_minute",
+    "tokens_per_day",
+    "requests_at_once",
+    "code_id",
+    "expires_at",
+    "created_at",
+    "revoked_at",
+)
+CODE_COLUMNS: Final = (
+    "code_id",
+    "digest",
+    "role",
+    "models",
+    "uses",
+    "used",
+    "expires_at",
+    "key_expires_at",
+    "created_at",
 )
 PROBE_COLUMNS: Final = ("registration_id", "checked_at", "ok", "health_status", "reason", "response_time_ms")
 USAGE_COLUMNS: Final = (

@@ -8,8 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from multiverse.web.handlers import admin, inference, system
+from multiverse.web.handlers import admin, inference, keys, system
 from multiverse.web.handlers.base import GatewayHandler
+from multiverse.web.people_schemas import (
+    ChangeKeySchema,
+    ClaimCodeSchema,
+    ClaimSchema,
+    CreateKeySchema,
+    FormatQuerySchema,
+    RosterSchema,
+)
 from multiverse.web.schemas import (
     CallSchema,
     ProbesQuerySchema,
@@ -20,9 +28,10 @@ from multiverse.web.schemas import (
     UpdateSchema,
 )
 
-Access = Literal["anyone", "client", "admin"]
+# "owner": an admin, or a student for the servers registered with that student's key.
+Access = Literal["anyone", "client", "owner", "admin"]
 
-REGISTRATION_ID = r"([A-Za-z0-9-]{1,64})"
+REGISTRATION_ID = KEY_ID = CODE_ID = r"([A-Za-z0-9-]{1,64})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +82,7 @@ ROUTES: tuple[Route, ...] = (
         shown="/admin/register",
         pattern="/admin/register",
         handler=admin.RegisterHandler,
-        access="admin",
+        access="owner",
         methods={"POST": "Register a server, or update the one registered for the same model and address."},
         request_schema=RegisterSchema,
         reply_schema=ServerSchema,
@@ -82,7 +91,7 @@ ROUTES: tuple[Route, ...] = (
         shown="/admin/register/{registration_id}",
         pattern=f"/admin/register/{REGISTRATION_ID}",
         handler=admin.RegistrationHandler,
-        access="admin",
+        access="owner",
         methods={
             "PUT": "Change the fields that are sent; null clears an optional one.",
             "DELETE": "Deregister: no new request goes there, those under way finish.",
@@ -94,7 +103,7 @@ ROUTES: tuple[Route, ...] = (
         shown="/admin/servers",
         pattern="/admin/servers",
         handler=admin.ServersHandler,
-        access="admin",
+        access="owner",
         methods={"GET": "List the servers, filtered and sorted."},
         query_schema=ServerQuerySchema,
         reply_schema=ServerSchema,
@@ -103,7 +112,7 @@ ROUTES: tuple[Route, ...] = (
         shown="/admin/servers/{registration_id}",
         pattern=f"/admin/servers/{REGISTRATION_ID}",
         handler=admin.ServerHandler,
-        access="admin",
+        access="owner",
         methods={"GET": "One server with its latest probes."},
         query_schema=ProbesQuerySchema,
         reply_schema=ServerSchema,
@@ -112,7 +121,7 @@ ROUTES: tuple[Route, ...] = (
         shown="/admin/servers/{registration_id}/probe",
         pattern=f"/admin/servers/{REGISTRATION_ID}/probe",
         handler=admin.ProbeHandler,
-        access="admin",
+        access="owner",
         methods={"POST": "Probe the server now."},
         reply_schema=ServerSchema,
     ),
@@ -120,7 +129,7 @@ ROUTES: tuple[Route, ...] = (
         shown="/admin/servers/{registration_id}/drain",
         pattern=f"/admin/servers/{REGISTRATION_ID}/drain",
         handler=admin.DrainHandler,
-        access="admin",
+        access="owner",
         methods={"POST": "Take the server out of rotation without deregistering it."},
         reply_schema=ServerSchema,
     ),
@@ -128,9 +137,61 @@ ROUTES: tuple[Route, ...] = (
         shown="/admin/servers/{registration_id}/resume",
         pattern=f"/admin/servers/{REGISTRATION_ID}/resume",
         handler=admin.ResumeHandler,
-        access="admin",
+        access="owner",
         methods={"POST": "Put a drained server back into rotation."},
         reply_schema=ServerSchema,
+    ),
+    Route(
+        shown="/admin/keys",
+        pattern="/admin/keys",
+        handler=keys.KeysHandler,
+        access="admin",
+        methods={"POST": "Make a key; it is shown once.", "GET": "List the keys, without their secrets."},
+        request_schema=CreateKeySchema,
+        query_schema=FormatQuerySchema,
+    ),
+    Route(
+        shown="/admin/keys/import",
+        pattern="/admin/keys/import",
+        handler=keys.RosterHandler,
+        access="admin",
+        methods={"POST": "Make a key for everybody on a roster."},
+        request_schema=RosterSchema,
+    ),
+    Route(
+        shown="/admin/keys/{key_id}",
+        pattern=f"/admin/keys/{KEY_ID}",
+        handler=keys.KeyHandler,
+        access="admin",
+        methods={
+            "GET": "One key, without its secret.",
+            "PATCH": "Change the fields that are sent; null clears an optional one.",
+            "DELETE": "Revoke the key.",
+        },
+        request_schema=ChangeKeySchema,
+    ),
+    Route(
+        shown="/admin/claim-codes",
+        pattern="/admin/claim-codes",
+        handler=keys.ClaimCodesHandler,
+        access="admin",
+        methods={"POST": "Make a claim code; it is shown once.", "GET": "List the claim codes."},
+        request_schema=ClaimCodeSchema,
+    ),
+    Route(
+        shown="/admin/claim-codes/{code_id}",
+        pattern=f"/admin/claim-codes/{CODE_ID}",
+        handler=keys.ClaimCodeHandler,
+        access="admin",
+        methods={"DELETE": "Withdraw the code; keys that were claimed with it stay."},
+    ),
+    Route(
+        shown="/claim",
+        pattern="/claim",
+        handler=keys.ClaimHandler,
+        access="anyone",
+        methods={"POST": "Trade a claim code for a key of one's own."},
+        request_schema=ClaimSchema,
     ),
     Route(
         shown="/admin/stats",

@@ -155,10 +155,10 @@ class GatewayHandler(tornado.web.RequestHandler):
         access = self.route.access
         key = self._presented_key()
         caller = self.gateway.keys.identify(key) if key else None
-        if access == "admin":
+        if access in ("admin", "owner"):
             if caller is None:
                 raise self._wrong_key(counts=bool(key))
-            if not caller.is_admin:
+            if not (caller.is_admin or (access == "owner" and caller.may_own_servers)):
                 raise PermissionDenied("This key may not do this. Use the admin's key.")
         elif access == "client" and self.gateway.config.require_client_api_key and caller is None:
             raise self._wrong_key(counts=bool(key))
@@ -229,6 +229,12 @@ class GatewayHandler(tornado.web.RequestHandler):
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(document))
+
+    def reply_csv(self, file_name: str, text: str) -> None:
+        """Answer with a CSV file (RFC 4180)."""
+        self.set_header("Content-Type", "text/csv; charset=utf-8")
+        self.set_header("Content-Disposition", f'attachment; filename="{file_name}"')
+        self.finish(text)
 
     def render_error(self, error: GatewayError) -> None:
         """Write `error` as the answer, without ending it."""

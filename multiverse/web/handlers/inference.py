@@ -13,7 +13,15 @@ from typing import Any
 
 from tornado.iostream import StreamClosedError
 
-from multiverse.errors import GatewayError, LoopDetected, ModelNotFound, NotFound, RateLimitExceeded, ShuttingDown
+from multiverse.errors import (
+    GatewayError,
+    LoopDetected,
+    ModelNotFound,
+    NotFound,
+    PermissionDenied,
+    RateLimitExceeded,
+    ShuttingDown,
+)
 from multiverse.proxy.call import Call, read_body
 from multiverse.proxy.forward import Forwarding
 from multiverse.servers.server import HEALTHY, Server
@@ -30,7 +38,8 @@ class ModelsHandler(GatewayHandler):
 
     def get(self) -> None:
         """List them in OpenAI's shape."""
-        offered = [model for model in self._models() if model["healthy_servers"]]
+        may_ask = self.caller.may_ask
+        offered = [model for model in self._models() if model["healthy_servers"] and may_ask(model["id"])]
         self.reply_json({"object": "list", "data": offered})
 
     def head(self) -> None:
@@ -47,7 +56,7 @@ class ModelHandler(GatewayHandler):
     def get(self, model_name: str) -> None:
         """One model."""
         for name, created, servers in self.gateway.registry.models():
-            if name == model_name:
+            if name == model_name and self.caller.may_ask(name):
                 record = model_record(name, created, servers)
                 if record["healthy_servers"]:
                     self.reply_json(record)
@@ -104,6 +113,8 @@ class ForwardHandler(GatewayHandler):
         body = self.body()
         self._chunks.clear()
         fields = load(CALL_SCHEMA, read_body(body))
+        if not self.caller.may_ask(fields["model"]):
+            raise PermissionDenied("Your key may not ask this model. GET /v1/models lists those it may.", param="model")
         inbound_via = self.request.headers.get("Via", "")
         call = Call(
             request_id=self.request_id,
