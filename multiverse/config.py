@@ -68,6 +68,7 @@ class Config:
     client_api_keys: tuple[str, ...] = field(repr=False)
     rate_limit_enabled: bool
     rate_limit_requests_per_minute: int
+    usage_retention_days: float
     allow_private_addresses: bool
     trust_proxy_headers: bool
     cors_allow_origins: tuple[str, ...]

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from multiverse.clock import Clock
+from multiverse.clock import Clock, iso_from_unix
 from multiverse.config import Config
+from multiverse.errors import StoreFailed
 from multiverse.loop_watch import LoopWatch
 from multiverse.people.keyring import KeyRing
 from multiverse.people.keys import Keys
@@ -28,6 +29,7 @@ from multiverse.servers.registry import Registry
 from multiverse.servers.server import BreakerSettings
 from multiverse.storage.key_table import KeyTable
 from multiverse.storage.store import Store
+from multiverse.storage.usage_table import UsageTable
 from multiverse.ticking import SteadyCallback
 from multiverse.transport.addresses import AddressPolicy
 from multiverse.transport.dialling import Dialler
@@ -36,7 +38,9 @@ from multiverse.transport.http import StreamingHTTPClient
 LOG = logging.getLogger(__name__)
 
 WRONG_KEYS_PER_MINUTE = 50
+SECONDS_OF_A_DAY = 86400.0
 AUTO_DEREGISTER_LOOKS_SECONDS = 60.0
+RETENTION_LOOKS_SECONDS = 3600.0
 DRAIN_LOOKS_SECONDS = 0.05
 
 
@@ -56,6 +60,7 @@ class Gateway:
         self.keyring = KeyRing(keys=self.keys, table=KeyTable(self.store), clock=self.clock)
         self.registry = Registry(least_busy=config.load_balancing == "least_busy")
         self.usage = Usage(store=self.store)
+        self.usage_table = UsageTable(self.store)
         self.loop_watch = LoopWatch(clock=self.clock)
         self._on_secret = on_secret or (lambda secret: None)
 
@@ -96,6 +101,8 @@ class Gateway:
             )
             await self.keyring.load()
             await self.registrations.load()
+            if config.usage_retention_days > 0:
+                await self._forget_old_usage()
         except BaseException:
             await self.store.close()
             raise
@@ -130,15 +137,29 @@ class Gateway:
             on_secret=self._on_secret,
         )
         self._lost_servers = SteadyCallback(self._deregister_lost, AUTO_DEREGISTER_LOOKS_SECONDS * 1000)
+        self._old_usage = SteadyCallback(self._forget_old_usage, RETENTION_LOOKS_SECONDS * 1000)
 
     def watch_servers(self) -> None:
         """Probe all servers now, and go on until the end."""
         self.health.start()
         if self.config.auto_deregister_after_hours > 0:
             self._lost_servers.start()
+        if self.config.usage_retention_days > 0:
+            self._old_usage.start()
 
     async def _deregister_lost(self) -> None:
         await self.registrations.deregister_lost(self.config.auto_deregister_after_hours)
+
+    async def _forget_old_usage(self) -> None:
+        """Single requests go, their sums stay; what cannot be deleted now is deleted in an hour."""
+        before = self.clock.unix_seconds() - self.config.usage_retention_days * SECONDS_OF_A_DAY
+        try:
+            forgotten = await self.usage_table.forget_before(iso_from_unix(before))
+        except StoreFailed as error:
+            LOG.warning("old usage not deleted", extra={"fields": {"reason": error.message}})
+            return
+        if forgotten:
+            LOG.info("old usage deleted", extra={"fields": {"rows": forgotten}})
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
@@ -158,6 +179,7 @@ class Gateway:
     ) -> None:
         """Stop probing, close every connection, write what is queued."""
         self._lost_servers.stop()
+        self._old_usage.stop()
         self.loop_watch.stop()
         await self.health.stop()
         self.transport.close()

@@ -224,6 +224,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("CLIENT_API_KEYS", "", "clients' keys, separated by commas, at least 8 characters each", _client_api_keys),
     Setting("RATE_LIMIT_ENABLED", "false", "whether each client is limited", _flag),
     Setting("RATE_LIMIT_REQUESTS_PER_MINUTE", "60", "POST requests to /v1 per client and minute", _whole(1)),
+    Setting(
+        "USAGE_RETENTION_DAYS", "90", "rows of single requests are kept; 0 = always", _duration("days", zero="always")
+    ),
     Setting("ALLOW_PRIVATE_ADDRESSES", "true", "whether servers may be on private networks", _flag),
     Setting("TRUST_PROXY_HEADERS", "false", "take the client from X-Forwarded-For; only behind a proxy", _flag),
     Setting("CORS_ALLOW_ORIGINS", "*", _ORIGINS_MEANING, _cors_allow_origins),

@@ -50,6 +50,7 @@ DEFAULTS = {
     "client_api_keys": (),
     "rate_limit_enabled": False,
     "rate_limit_requests_per_minute": 60,
+    "usage_retention_days": 90.0,
     "allow_private_addresses": True,
     "trust_proxy_headers": False,
     "cors_allow_origins": ("*",),
@@ -128,7 +129,7 @@ def test_defaults_are_the_contracts() -> None:
 
 def test_settings_and_config_name_the_same_things_in_the_same_order() -> None:
     assert [setting.field_name for setting in SETTINGS] == [entry.name for entry in dataclasses.fields(Config)]
-    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 46
+    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 47
     assert [setting.variable for setting in SETTINGS if setting.default is None] == ["ADMIN_API_KEY"]
     assert all(setting.meaning and "\n" not in setting.meaning for setting in SETTINGS)
 

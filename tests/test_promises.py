@@ -26,8 +26,10 @@ NO_TIMER_OR_LIMIT = {"PORT"}
 LIMIT_NAME = re.compile(r"_SECONDS$|_BYTES$|_LENGTH$|_LINES$|^MAX_|_MAX$|_MAX_|^MOST_|^LONGEST_|_LIMIT$|_PER_MINUTE$")
 # How often something looks, how it is cut, what a setting or a field may hold (docs/api.md has those).
 NOT_FOR_THE_TABLE = {
-    "gateway": {"AUTO_DEREGISTER_LOOKS_SECONDS", "DRAIN_LOOKS_SECONDS"},
+    "gateway": {"AUTO_DEREGISTER_LOOKS_SECONDS", "RETENTION_LOOKS_SECONDS", "DRAIN_LOOKS_SECONDS"},
     "loop_watch": {"TICK_SECONDS"},
+    "people.keyring": {"CODE_LENGTH"},
+    "web.people_schemas": {"MOST_MODELS", "MOST_USES", "MOST_ROSTER_ROWS", "LONGEST_LIFETIME_MINUTES"},
     "proxy.sse": {"LONGEST_BOUNDARY"},
     "redaction": {"SCANNED_MAX_LENGTH", "CUT_EDGE_LENGTH", "ANYWHERE_MIN_LENGTH", "SECRET_MIN_LENGTH"},
     "servers.health": {"SHORTEST_TICK_SECONDS", "LONGEST_TICK_SECONDS"},

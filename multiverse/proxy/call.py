@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from multiverse.errors import InvalidRequest
+from multiverse.people.keys import Caller
 from multiverse.proxy.rewrite import STRING, has_repeated_model
 
 # Python's own limit (`sys.get_int_max_str_digits`): servers written in it fail on more, and look broken for it.
@@ -29,7 +30,7 @@ class Call:
     body: bytes
     model_name: str
     stream: bool
-    key_name: str
+    caller: Caller
     client_address: str
     via: str
     started_seconds: float

@@ -62,6 +62,13 @@ class WithInnerUsage(msgspec.Struct):
     usage: TokenCounts | None = None
 
 
+class MaybeUsageEvent(msgspec.Struct):
+    """What tells the event that `include_usage` adds from all others: no choices, and a `usage`."""
+
+    choices: list[msgspec.Raw]
+    usage: dict[str, Any]
+
+
 class WithError(msgspec.Struct):
     """An event that may be an error: `{"error": …}`, or on `/v1/responses` one of the type `error`."""
 
@@ -136,9 +143,10 @@ def has_value(block: bytes, key: bytes) -> bool:
 class StreamWatch:
     """Follows the events of one stream: has it been whole, has it reported an error, what does it count."""
 
-    __slots__ = ("_of_responses", "_whole_when", "done", "finished", "meter", "server_error")
+    __slots__ = ("_drops_usage", "_of_responses", "_whole_when", "done", "finished", "meter", "server_error")
 
-    def __init__(self, rule: WholeWhen, meter: Meter) -> None:
+    def __init__(self, rule: WholeWhen, meter: Meter, *, drops_usage: bool = False) -> None:
+        self._drops_usage = drops_usage
         self._whole_when = rule
         self._of_responses = rule is WholeWhen.RESPONSE_EVENT
         self.meter = meter
@@ -149,7 +157,8 @@ class StreamWatch:
     def observe(self, block: bytes) -> bytes:
         """Read a block of complete events; returns what of it belongs to the answer.
 
-        Everything after `[DONE]` is cut off, and so is everything after an error event.
+        Everything after `[DONE]` is cut off, and so is everything after an error event. The event that holds usage only
+        is taken out if the client has not asked for it; nothing may be left of the block then.
         """
         # `find` is the fastest search that bytes have; this runs for every event of every stream.
         self.meter.data_events += block.count(b"\ndata:") + block.startswith(b"data:")
@@ -161,6 +170,8 @@ class StreamWatch:
             block = self._up_to_error(block)
         if block.find(b'"usage"') >= 0 and has_value(block, b'"usage"'):
             self._read_usage(block)
+            if self._drops_usage:
+                block = b"".join(event for event in split_events(block) if not is_usage_event(event))
         if not self.finished:
             if not self._of_responses:
                 if block.find(b'"finish_reason"') >= 0 and has_value(block, b'"finish_reason"'):
@@ -208,6 +219,16 @@ class StreamWatch:
         for event in split_events(block):
             if USAGE_OBJECT.search(event) is not None:
                 self.meter.read_usage(event_data(event))
+
+
+def is_usage_event(event: bytes) -> bool:
+    """Whether this is the event that `stream_options.include_usage` adds (OpenAI API, "Streaming")."""
+    if USAGE_OBJECT.search(event) is None:
+        return False
+    try:
+        return not msgspec.json.decode(event_data(event), type=MaybeUsageEvent).choices
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return False
 
 
 def reported_error(document: bytes) -> Any:

@@ -52,6 +52,7 @@ class Relay:
         client_headers: dict[str, str],
         max_body_size: int,
         max_event_size: int,
+        drops_usage: bool,
         on_commit: Callable[[], None],
         on_whole: Callable[[Blame, str], None],
     ) -> None:
@@ -61,7 +62,7 @@ class Relay:
         self._client_headers = client_headers
         self._max_body_size = max_body_size
         self._reader = EventReader(max_event_size)
-        self._watch = StreamWatch(whole_when(call.route), meter)
+        self._watch = StreamWatch(whole_when(call.route), meter, drops_usage=drops_usage)
         self._meter = meter
         self._on_commit = on_commit
         self._on_whole = on_whole
@@ -141,7 +142,7 @@ class Relay:
             self._on_whole(Blame.SUCCESS, "")
             self._answer.finish_stream(block)
             return None
-        return self._answer.write(block)
+        return self._answer.write(block) if block else None
 
     def _end_after_server_error(self, block: bytes) -> None:
         error = self._watch.server_error

@@ -62,6 +62,7 @@ class Server:
         self.reason: str | None = None
         self.loading = False
         self.model_missing = False
+        self.refuses_usage = False  # It answers 4xx when a stream is asked to report its usage.
         self.probe_failures = 0
         self._probe_successes = 0
         self._breaker = Breaker(self._settings, self._clock)

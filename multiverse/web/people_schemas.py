@@ -15,6 +15,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validat
 from multiverse.clock import iso_from_unix
 from multiverse.errors import InvalidRequest
 from multiverse.people.keys import ROLES, STUDENT
+from multiverse.storage.usage_table import GROUPS
 from multiverse.web.schemas import MODEL_NAME, MODEL_NAME_HINT, Email, Line, PositiveInteger, load
 
 MOST_MODELS, MOST_USES, MOST_ROSTER_ROWS, HEAVIEST = 200, 10_000, 2000, 100
@@ -119,6 +120,42 @@ class FormatQuerySchema(Schema):
         unknown = RAISE
 
     format = fields.String(validate=validate.OneOf(["json", "csv"]))
+
+
+class Day(fields.Field[str]):
+    """A day, as in `2027-01-31`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        try:
+            return date.fromisoformat(value).isoformat()
+        except (TypeError, ValueError):
+            raise ValidationError("must be a day such as 2027-01-31") from None
+
+
+class Groups(fields.Field[list[str]]):
+    """What sums are grouped by, with commas between."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:
+        names = [name.strip() for name in value.split(",")] if isinstance(value, str) else []
+        if not names or not set(names) <= set(GROUPS) or len(set(names)) < len(names):
+            raise ValidationError(f"must be one or more of {', '.join(GROUPS)}, with commas between")
+        return names
+
+
+class OwnUsageQuerySchema(FormatQuerySchema):
+    """The query of `GET /v1/usage`."""
+
+    group_by = Groups()
+    since = Day()
+    until = Day()
+    model_name = fields.String()
+
+
+class UsageQuerySchema(OwnUsageQuerySchema):
+    """The query of `GET /admin/usage`."""
+
+    key_id = fields.String()
+    registration_id = fields.String()
 
 
 class PersonSchema(Schema):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from multiverse.web.handlers import admin, inference, keys, system
+from multiverse.web.handlers import admin, inference, keys, system, usage
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.people_schemas import (
     ChangeKeySchema,
@@ -16,7 +16,9 @@ from multiverse.web.people_schemas import (
     ClaimSchema,
     CreateKeySchema,
     FormatQuerySchema,
+    OwnUsageQuerySchema,
     RosterSchema,
+    UsageQuerySchema,
 )
 from multiverse.web.schemas import (
     CallSchema,
@@ -194,11 +196,35 @@ ROUTES: tuple[Route, ...] = (
         request_schema=ClaimSchema,
     ),
     Route(
+        shown="/admin/usage",
+        pattern="/admin/usage",
+        handler=usage.UsageHandler,
+        access="admin",
+        methods={"GET": "Requests and tokens by day, model, key or server."},
+        query_schema=UsageQuerySchema,
+    ),
+    Route(
+        shown="/admin/ledger",
+        pattern="/admin/ledger",
+        handler=usage.LedgerHandler,
+        access="admin",
+        methods={"GET": "Tokens given and taken, by person."},
+        query_schema=FormatQuerySchema,
+    ),
+    Route(
         shown="/admin/stats",
         pattern="/admin/stats",
         handler=admin.StatsHandler,
         access="admin",
         methods={"GET": "Counts since the gateway started, and what is under way."},
+    ),
+    Route(
+        shown="/v1/usage",
+        pattern="/v1/usage",
+        handler=usage.OwnUsageHandler,
+        access="client",
+        methods={"GET": "What the key that asks has used and given."},
+        query_schema=OwnUsageQuerySchema,
     ),
     Route(
         shown="/v1/models",

@@ -122,7 +122,7 @@ class ForwardHandler(GatewayHandler):
             body=body,
             model_name=fields["model"],
             stream=bool(fields.get("stream")),
-            key_name=self.caller.name,
+            caller=self.caller,
             client_address=self.client_address,
             via=f"{inbound_via}, {gateway.via}" if VIA_OF_GATEWAYS.fullmatch(inbound_via) else gateway.via,
             started_seconds=gateway.clock.monotonic(),

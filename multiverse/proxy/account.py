@@ -1,0 +1,67 @@
+"""What one request has cost: its usage row, filled while it goes its way, and handed over once.
+
+Everything here is in memory and in this turn of the loop. Where rows go is people/usage.py's business; how tokens are
+read out of answers, meter.py's.
+"""
+
+from __future__ import annotations
+
+from multiverse.clock import Clock
+from multiverse.people.usage import Usage, UsageRecord
+from multiverse.proxy.call import Call
+from multiverse.proxy.meter import Meter
+from multiverse.servers.server import Server
+
+
+class Account:
+    """The row of one request; `meter` reads its tokens. `settle()` may be called at every end there is."""
+
+    __slots__ = ("_call", "_clock", "_settled", "_usage", "meter", "record")
+
+    def __init__(self, call: Call, *, usage: Usage, clock: Clock) -> None:
+        self._call = call
+        self._usage = usage
+        self._clock = clock
+        self._settled = False
+        self.meter = Meter()
+        self.record = UsageRecord(
+            request_id=call.request_id,
+            started_at=clock.utc_iso(),
+            key_id=call.caller.key_id,
+            key_name=call.caller.name,
+            client_address=call.client_address,
+            route=call.route,
+            model_name=call.model_name,
+            stream=call.stream,
+        )
+
+    def asked(self, server: Server) -> None:
+        """`server` is asked next; whoever answers in the end is the one who gave."""
+        registration, record = server.registration, self.record
+        record.registration_id = registration.registration_id
+        record.owner_key_id, record.owner_name = registration.owner_key_id, registration.owner_name
+
+    def waited(self, entered_seconds: float) -> None:
+        """The request was in the queue since `entered_seconds` (monotonic)."""
+        self.record.queue_ms += self._milliseconds_since(entered_seconds)
+
+    def committed(self) -> None:
+        """The first event goes out."""
+        self.record.first_token_ms = self._milliseconds_since(self._call.started_seconds)
+
+    def settle(self, attempts: int) -> None:
+        """Hand the row over, if that has not been done."""
+        if self._settled:
+            return
+        self._settled = True
+        record, meter = self.record, self.meter
+        meter.estimate()
+        record.attempts = attempts
+        record.total_ms = self._milliseconds_since(self._call.started_seconds)
+        record.prompt_tokens = meter.prompt_tokens
+        record.completion_tokens = meter.completion_tokens
+        record.tokens_estimated = not meter.reported and record.completion_tokens is not None
+        self._usage.ended(record)
+
+    def _milliseconds_since(self, moment: float) -> float:
+        return round((self._clock.monotonic() - moment) * 1000, 1)
