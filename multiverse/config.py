@@ -68,6 +68,9 @@ class Config:
     client_api_keys: tuple[str, ...] = field(repr=False)
     rate_limit_enabled: bool
     rate_limit_requests_per_minute: int
+    rate_limit_tokens_per_day: int
+    rate_limit_requests_at_once: int
+    rate_limits_by_role: tuple[tuple[str, tuple[int, int, int]], ...]
     usage_retention_days: float
     allow_private_addresses: bool
     trust_proxy_headers: bool

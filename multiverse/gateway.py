@@ -16,8 +16,9 @@ from multiverse.clock import Clock, iso_from_unix
 from multiverse.config import Config
 from multiverse.errors import StoreFailed
 from multiverse.loop_watch import LoopWatch
+from multiverse.people.allowances import Allowances, Limit
 from multiverse.people.keyring import KeyRing
-from multiverse.people.keys import Keys
+from multiverse.people.keys import ANONYMOUS, READER, STUDENT, Keys
 from multiverse.people.limits import RateLimit
 from multiverse.people.usage import Usage
 from multiverse.proxy.forward import ForwardSettings, Proxy
@@ -54,7 +55,7 @@ class Gateway:
         self.draining = False
         self.started_seconds = time.monotonic()
         self.keys = Keys(admin_key=config.admin_api_key, client_keys=config.client_api_keys, clock=self.clock)
-        self.request_limit = self._request_limit()
+        self.allowances = Allowances(by_role=_limits_by_role(config), clock=self.clock)
         self.wrong_key_limit = RateLimit(limit=WRONG_KEYS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
         self.store = Store(config.database_path)
         self.keyring = KeyRing(keys=self.keys, table=KeyTable(self.store), clock=self.clock)
@@ -63,12 +64,6 @@ class Gateway:
         self.usage_table = UsageTable(self.store)
         self.loop_watch = LoopWatch(clock=self.clock)
         self._on_secret = on_secret or (lambda secret: None)
-
-    def _request_limit(self) -> RateLimit | None:
-        config = self.config
-        if not config.rate_limit_enabled:
-            return None
-        return RateLimit(limit=config.rate_limit_requests_per_minute, period_seconds=60.0, clock=self.clock)
 
     @property
     def via(self) -> str:
@@ -96,10 +91,12 @@ class Gateway:
                 queue=self.queue,
                 transport=self.transport,
                 usage=self.usage,
+                allowances=self.allowances,
                 clock=self.clock,
                 settings=_forward_settings(config),
             )
             await self.keyring.load()
+            self.allowances.restore(await self.usage_table.tokens_on(self.clock.utc_iso()[:10]))
             await self.registrations.load()
             if config.usage_retention_days > 0:
                 await self._forget_old_usage()
@@ -186,6 +183,19 @@ class Gateway:
         for server in self.registry.servers:
             self.store.queue_server_state(server.registration_id, server.state_row())
         await self.store.close()
+
+
+def _limits_by_role(config: Config) -> dict[str, Limit]:
+    """The limits of those whose key has none of its own; an admin has none unless told otherwise."""
+    if not config.rate_limit_enabled:
+        return {}
+    usual = (
+        config.rate_limit_requests_per_minute,
+        config.rate_limit_tokens_per_day,
+        config.rate_limit_requests_at_once,
+    )
+    figures = {**dict.fromkeys((STUDENT, READER, ANONYMOUS), usual), **dict(config.rate_limits_by_role)}
+    return {role: Limit(*(figure or None for figure in given)) for role, given in figures.items()}
 
 
 def _breaker_settings(config: Config) -> BreakerSettings:

@@ -16,6 +16,8 @@ CLIENT_API_KEY_MIN_LENGTH = 8
 EXAMPLE_ADMIN_API_KEYS = frozenset({"your-secure-api-key-here-minimum-16-chars", "your-admin-api-key"})
 MAKE_A_KEY = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 COUNT_MAX = 1_000_000
+TOKENS_MAX = 2_000_000_000
+ROLES_WITH_LIMITS = ("admin", "student", "reader", "anonymous")
 SIZE_MAX_BYTES = 1_000_000_000_000
 DURATION_MAX = 1_000_000_000  # event loops overflow on timers that lie thousands of years ahead
 
@@ -131,6 +133,21 @@ def _client_api_keys(text: str) -> tuple[str, ...]:
     return keys
 
 
+def _limits_by_role(text: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+    limits: dict[str, tuple[int, int, int]] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        role, _sign, figures = part.partition("=")
+        numbers = [figure.strip() for figure in figures.split("/")]
+        whole = all(re.fullmatch("[0-9]{1,10}", number) and int(number) <= TOKENS_MAX for number in numbers)
+        if role.strip() not in ROLES_WITH_LIMITS or len(numbers) != 3 or not whole:
+            raise ValueError(
+                "must be like reader=30/50000/2,anonymous=10/0/1: requests per minute, tokens per day and requests at "
+                f"once (0 = no limit) for any of {', '.join(ROLES_WITH_LIMITS)}"
+            )
+        limits[role.strip()] = (int(numbers[0]), int(numbers[1]), int(numbers[2]))
+    return tuple(limits.items())
+
+
 def _metrics_token(text: str) -> str | None:
     if not _is_header_safe(text):
         raise ValueError("must be printable ASCII characters only (it travels in a header)")
@@ -224,6 +241,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("CLIENT_API_KEYS", "", "clients' keys, separated by commas, at least 8 characters each", _client_api_keys),
     Setting("RATE_LIMIT_ENABLED", "false", "whether each client is limited", _flag),
     Setting("RATE_LIMIT_REQUESTS_PER_MINUTE", "60", "POST requests to /v1 per client and minute", _whole(1)),
+    Setting("RATE_LIMIT_TOKENS_PER_DAY", "0", "tokens per client and day; 0 = no limit", _whole(0, TOKENS_MAX)),
+    Setting("RATE_LIMIT_REQUESTS_AT_ONCE", "0", "requests under way per client; 0 = no limit", _whole(0)),
+    Setting(
+        "RATE_LIMITS_BY_ROLE", "", "others for a role, as role=PER_MINUTE/TOKENS_PER_DAY/AT_ONCE,…", _limits_by_role
+    ),
     Setting(
         "USAGE_RETENTION_DAYS", "90", "rows of single requests are kept; 0 = always", _duration("days", zero="always")
     ),

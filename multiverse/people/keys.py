@@ -41,6 +41,11 @@ class Caller:
         """May register servers, and change and remove those."""
         return self.role in (ADMIN, STUDENT)
 
+    @property
+    def has_own_limits(self) -> bool:
+        """Whether the key was given limits of its own."""
+        return not (self.requests_per_minute is self.tokens_per_day is self.requests_at_once is None)
+
     def may_ask(self, model_name: str) -> bool:
         """Whether the key's list of models, if it has one, contains `model_name`."""
         return self.models is None or model_name in self.models

@@ -7,6 +7,7 @@ read out of answers, meter.py's.
 from __future__ import annotations
 
 from multiverse.clock import Clock
+from multiverse.people.allowances import Allowances
 from multiverse.people.usage import Usage, UsageRecord
 from multiverse.proxy.call import Call
 from multiverse.proxy.meter import Meter
@@ -16,11 +17,12 @@ from multiverse.servers.server import Server
 class Account:
     """The row of one request; `meter` reads its tokens. `settle()` may be called at every end there is."""
 
-    __slots__ = ("_call", "_clock", "_settled", "_usage", "meter", "record")
+    __slots__ = ("_allowances", "_call", "_clock", "_settled", "_usage", "meter", "record")
 
-    def __init__(self, call: Call, *, usage: Usage, clock: Clock) -> None:
+    def __init__(self, call: Call, *, usage: Usage, allowances: Allowances, clock: Clock) -> None:
         self._call = call
         self._usage = usage
+        self._allowances = allowances
         self._clock = clock
         self._settled = False
         self.meter = Meter()
@@ -61,6 +63,9 @@ class Account:
         record.prompt_tokens = meter.prompt_tokens
         record.completion_tokens = meter.completion_tokens
         record.tokens_estimated = not meter.reported and record.completion_tokens is not None
+        if self._call.allowance is not None:
+            self._call.allowance.leave()
+        self._allowances.spend(self._call.asker, (record.prompt_tokens or 0) + (record.completion_tokens or 0))
         self._usage.ended(record)
 
     def _milliseconds_since(self, moment: float) -> float:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from multiverse.errors import InvalidRequest
+from multiverse.people.allowances import Allowance
 from multiverse.people.keys import Caller
 from multiverse.proxy.rewrite import STRING, has_repeated_model
 
@@ -23,7 +24,10 @@ DIGITS = b"0123456789"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request to forward. `started_seconds` is monotonic; `via` is what the server shall read in `Via`."""
+    """A request to forward. `started_seconds` is monotonic; `via` is what the server shall read in `Via`.
+
+    `asker` is who shares come to: the key, or without one the address.
+    """
 
     request_id: str
     route: str
@@ -31,6 +35,8 @@ class Call:
     model_name: str
     stream: bool
     caller: Caller
+    asker: str
+    allowance: Allowance | None
     client_address: str
     via: str
     started_seconds: float

@@ -13,6 +13,7 @@ from typing import cast
 
 from multiverse.clock import Clock
 from multiverse.errors import GatewayError, InternalError, NotFound, ShuttingDown
+from multiverse.people.allowances import Allowances
 from multiverse.people.usage import Usage
 from multiverse.proxy.account import Account
 from multiverse.proxy.answer import Answer
@@ -50,11 +51,19 @@ class Proxy:
     """Forwards requests to servers. `under_way` are those that have not ended."""
 
     def __init__(
-        self, *, queue: Queue, transport: StreamingHTTPClient, usage: Usage, clock: Clock, settings: ForwardSettings
+        self,
+        *,
+        queue: Queue,
+        transport: StreamingHTTPClient,
+        usage: Usage,
+        allowances: Allowances,
+        clock: Clock,
+        settings: ForwardSettings,
     ) -> None:
         self.queue = queue
         self.transport = transport
         self.usage = usage
+        self.allowances = allowances
         self.clock = clock
         self.settings = settings
         self.under_way: set[Forwarding] = set()
@@ -82,7 +91,7 @@ class Forwarding:
         self._place: asyncio.Future[Attempt] | None = None
         self._ended_by: GatewayError | None = None
         self._client_left = False
-        self._account = Account(call, usage=proxy.usage, clock=proxy.clock)
+        self._account = Account(call, usage=proxy.usage, allowances=proxy.allowances, clock=proxy.clock)
 
     @property
     def attempts(self) -> int:

@@ -41,7 +41,11 @@ LOG = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._+/=-]{1,200}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 JSON_TYPE = re.compile(r"application/(?:json|[a-z0-9.+-]+\+json)", re.IGNORECASE)
-EXPOSED_HEADERS = "X-Request-ID, X-Gateway-Server-ID, X-Gateway-Attempts, Retry-After, X-Should-Retry"
+EXPOSED_HEADERS = "X-Request-ID, X-Gateway-Server-ID, X-Gateway-Attempts, Retry-After, X-Should-Retry" + "".join(
+    f", x-ratelimit-{figure}-{of_what}"
+    for of_what in ("requests", "tokens")
+    for figure in ("limit", "remaining", "reset")
+)
 
 
 @tornado.web.stream_request_body

@@ -19,9 +19,10 @@ from multiverse.errors import (
     ModelNotFound,
     NotFound,
     PermissionDenied,
-    RateLimitExceeded,
     ShuttingDown,
 )
+from multiverse.people.allowances import Allowance
+from multiverse.people.keys import NOBODY
 from multiverse.proxy.call import Call, read_body
 from multiverse.proxy.forward import Forwarding
 from multiverse.servers.server import HEALTHY, Server
@@ -88,6 +89,8 @@ class ForwardHandler(GatewayHandler):
     """`POST /v1/…`: forwarded to a server of the model that the body names."""
 
     _forwarding: Forwarding | None = None
+    _allowance: Allowance | None = None
+    _asker = ""
 
     def admit(self) -> None:
         """Refuse loops, strange paths and callers over their limit before the body is read."""
@@ -95,15 +98,19 @@ class ForwardHandler(GatewayHandler):
             raise NotFound("There is no such route. GET / tells where the API is.")
         if self.gateway.gateway_id in self.request.headers.get("Via", ""):
             raise LoopDetected("This request came from this gateway: it is registered at itself. Deregister it.")
-        limit = self.gateway.request_limit
-        if limit is not None:
-            name = f"key:{self.caller.name}" if self.caller.name != "anonymous" else f"address:{self.client_address}"
-            wait_seconds = limit.allow(name)
-            if wait_seconds is not None:
-                raise RateLimitExceeded(
-                    "Your limit of requests per minute is reached. Wait as long as `Retry-After` says.",
-                    retry_after_seconds=wait_seconds,
-                )
+        caller = self.caller
+        self._asker = caller.key_id if caller is not NOBODY else f"address:{self.client_address}"
+        self._allowance = self.gateway.allowances.of(caller, self._asker)
+        if self._allowance is not None:
+            try:
+                self._allowance.count()
+            finally:
+                self._show_allowance()
+
+    def _show_allowance(self) -> None:
+        if self._allowance is not None:
+            for name, value in self._allowance.headers().items():
+                self.set_header(name, value)
 
     async def post(self, *args: str) -> None:
         """Forward, and answer with whatever comes of it."""
@@ -123,11 +130,15 @@ class ForwardHandler(GatewayHandler):
             model_name=fields["model"],
             stream=bool(fields.get("stream")),
             caller=self.caller,
+            asker=self._asker,
+            allowance=self._allowance,
             client_address=self.client_address,
             via=f"{inbound_via}, {gateway.via}" if VIA_OF_GATEWAYS.fullmatch(inbound_via) else gateway.via,
             started_seconds=gateway.clock.monotonic(),
         )
         reply = TornadoReply(self, write_timeout_seconds=gateway.config.client_write_timeout_seconds)
+        if self._allowance is not None:
+            self._allowance.enter()  # Nothing is awaited between this and the request's own account of its end.
         self._forwarding = gateway.proxy.begin(call, reply)
         await self._forwarding.run()
 
@@ -140,6 +151,7 @@ class ForwardHandler(GatewayHandler):
     def set_default_headers(self) -> None:
         """Tornado clears all headers before an error; the attempts that led to it belong to the answer."""
         super().set_default_headers()
+        self._show_allowance()
         if self._forwarding is not None and self._forwarding.attempts:
             self.set_header("X-Gateway-Attempts", str(self._forwarding.attempts))
 
