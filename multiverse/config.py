@@ -62,6 +62,7 @@ class Config:
     max_request_body_size: int
     max_response_body_size: int
     max_event_size: int
+    default_max_concurrency: int
     queue_size: int
     queue_timeout_seconds: float
     require_client_api_key: bool

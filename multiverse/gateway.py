@@ -130,6 +130,7 @@ class Gateway:
             dialler=dialler,
             clock=self.clock,
             breaker=_breaker_settings(config),
+            default_slots=config.default_max_concurrency or None,
             resolve_timeout_seconds=config.connect_timeout_seconds,
             on_secret=self._on_secret,
         )

@@ -45,6 +45,7 @@ class RegistrationService:
         breaker: BreakerSettings,
         resolve_timeout_seconds: float,
         on_secret: Callable[[str], None],
+        default_slots: int | None = None,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -53,6 +54,7 @@ class RegistrationService:
         self._dialler = dialler
         self._clock = clock
         self._breaker = breaker
+        self._default_slots = default_slots
         self._resolve_timeout_seconds = resolve_timeout_seconds
         self._on_secret = on_secret
         # Two owners who register the same pair at once must end up with one id: look up and store under one lock.
@@ -76,7 +78,7 @@ class RegistrationService:
     def _new_server(self, registration: Registration) -> Server:
         if registration.api_key is not None:
             self._on_secret(registration.api_key)
-        return Server(registration, self._breaker, self._clock)
+        return Server(registration, self._breaker, self._clock, default_slots=self._default_slots)
 
     def server(self, registration_id: str) -> Server:
         """The server with this id. Raises ServerNotFound."""
@@ -150,7 +152,7 @@ class RegistrationService:
         return endpoint
 
     async def _probe_first(self, registration: Registration, *, require_healthy: bool) -> ProbeResult:
-        result = await self._prober.probe(registration)
+        result = await self._prober.probe(registration, wants_slots=True)
         if require_healthy and result.finding is not Finding.GOOD:
             raise NoServerAvailable(
                 f"Nothing was changed, because the server did not pass its probe: {result.reason}. Start it and "

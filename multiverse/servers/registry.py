@@ -167,7 +167,7 @@ class Registry:
         candidates = [server for server in candidates if server.preferred] or candidates
         if not candidates:
             return None
-        loads = [server.in_flight / (server.registration.max_concurrency or 1) for server in candidates]
+        loads = [server.in_flight / (server.slots or 1) for server in candidates]
         lowest = min(loads)
         least = [server for server, load in zip(candidates, loads, strict=True) if load == lowest]
         return self._chooser.choice(least)

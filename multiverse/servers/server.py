@@ -42,10 +42,13 @@ class Blame(Enum):
 class Server:
     """A registration and what we know of it now. All times are monotonic seconds unless they end in `_at` as text."""
 
-    def __init__(self, registration: Registration, breaker: BreakerSettings, clock: Clock) -> None:
+    def __init__(
+        self, registration: Registration, breaker: BreakerSettings, clock: Clock, *, default_slots: int | None = None
+    ) -> None:
         self.registration = registration
         self._settings = breaker
         self._clock = clock
+        self._default_slots = default_slots
         self.draining = False
         self.registered = True
         self.in_flight = 0
@@ -62,6 +65,7 @@ class Server:
         self.reason: str | None = None
         self.loading = False
         self.model_missing = False
+        self.learned_slots: int | None = None
         self.refuses_usage = False  # It answers 4xx when a stream is asked to report its usage.
         self.probe_failures = 0
         self._probe_successes = 0
@@ -87,9 +91,14 @@ class Server:
         return self.registration.registration_id
 
     @property
+    def slots(self) -> int | None:
+        """Requests that it takes at a time: as its owner declares, as it says itself, as usual; None = any number."""
+        return self.registration.max_concurrency or self.learned_slots or self._default_slots
+
+    @property
     def full(self) -> bool:
-        """Every slot the owner declared is taken."""
-        limit = self.registration.max_concurrency
+        """Every slot is taken."""
+        limit = self.slots
         return limit is not None and self.in_flight >= limit
 
     @property
@@ -269,6 +278,7 @@ class Server:
         """The record of contract §2; the server's own key never comes out."""
         row = self.registration.to_row()
         api_key = row.pop("api_key")
+        del row["owner_key_id"]  # Whose it is decides who may see it; it is nothing to be seen.
         return {
             **row,
             "has_api_key": api_key is not None,
@@ -277,6 +287,7 @@ class Server:
             "reason": self.reason,
             "consecutive_failures": self.consecutive_failures,
             "response_time_ms": self.response_time_ms,
+            "slots": self.slots,
             "in_flight": self.in_flight,
             "last_checked_at": self.last_checked_at,
             "last_successful_request_at": self.last_successful_request_at,

@@ -161,7 +161,7 @@ class QueryInteger(fields.Integer):
 
 SORT_FIELDS = (
     "registration_id model_name served_model_name endpoint_url owner_name owner_email health_status availability "
-    "consecutive_failures response_time_ms in_flight context_length max_concurrency last_checked_at "
+    "consecutive_failures response_time_ms in_flight context_length max_concurrency slots last_checked_at "
     "last_successful_request_at created_at updated_at"
 ).split()
 
@@ -209,6 +209,7 @@ class ServerSchema(Schema):
     reason = fields.String(allow_none=True)
     consecutive_failures = fields.Integer()
     response_time_ms = fields.Float(allow_none=True)
+    slots = fields.Integer(allow_none=True)
     in_flight = fields.Integer()
     last_checked_at = fields.String(allow_none=True)
     last_successful_request_at = fields.String(allow_none=True)
