@@ -84,7 +84,10 @@ class Gateway:
             self.transport = StreamingHTTPClient(force_instance=True, dialler=dialler)
             self._build_servers(dialler)
             self.queue = Queue(
-                registry=self.registry, size=config.queue_size, timeout_seconds=config.queue_timeout_seconds
+                registry=self.registry,
+                size=config.queue_size,
+                timeout_seconds=config.queue_timeout_seconds,
+                clock=self.clock,
             )
             self.registry.watch(self.queue.serve)
             self.proxy = Proxy(

@@ -28,6 +28,7 @@ LIMIT_NAME = re.compile(r"_SECONDS$|_BYTES$|_LENGTH$|_LINES$|^MAX_|_MAX$|_MAX_|^
 NOT_FOR_THE_TABLE = {
     "gateway": {"AUTO_DEREGISTER_LOOKS_SECONDS", "RETENTION_LOOKS_SECONDS", "DRAIN_LOOKS_SECONDS"},
     "loop_watch": {"TICK_SECONDS"},
+    "people.allowances": {"NO_LIMIT"},
     "people.keyring": {"CODE_LENGTH"},
     "web.people_schemas": {"MOST_MODELS", "MOST_USES", "MOST_ROSTER_ROWS", "LONGEST_LIFETIME_MINUTES"},
     "proxy.sse": {"LONGEST_BOUNDARY"},
@@ -38,6 +39,7 @@ NOT_FOR_THE_TABLE = {
         "ADMIN_API_KEY_MIN_LENGTH",
         "CLIENT_API_KEY_MIN_LENGTH",
         "COUNT_MAX",
+        "TOKENS_MAX",
         "SIZE_MAX_BYTES",
         "DURATION_MAX",
     },

@@ -10,19 +10,22 @@ from multiverse.clock import Clock
 from multiverse.people.allowances import Allowances
 from multiverse.people.usage import Usage, UsageRecord
 from multiverse.proxy.call import Call
+from multiverse.proxy.fairness import USUAL_TOKENS
 from multiverse.proxy.meter import Meter
+from multiverse.proxy.shares import Shares
 from multiverse.servers.server import Server
 
 
 class Account:
     """The row of one request; `meter` reads its tokens. `settle()` may be called at every end there is."""
 
-    __slots__ = ("_allowances", "_call", "_clock", "_settled", "_usage", "meter", "record")
+    __slots__ = ("_allowances", "_call", "_clock", "_settled", "_shares", "_usage", "meter", "record")
 
-    def __init__(self, call: Call, *, usage: Usage, allowances: Allowances, clock: Clock) -> None:
+    def __init__(self, call: Call, *, usage: Usage, allowances: Allowances, shares: Shares, clock: Clock) -> None:
         self._call = call
         self._usage = usage
         self._allowances = allowances
+        self._shares = shares
         self._clock = clock
         self._settled = False
         self.meter = Meter()
@@ -65,7 +68,11 @@ class Account:
         record.tokens_estimated = not meter.reported and record.completion_tokens is not None
         if self._call.allowance is not None:
             self._call.allowance.leave()
-        self._allowances.spend(self._call.asker, (record.prompt_tokens or 0) + (record.completion_tokens or 0))
+        tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
+        self._allowances.spend(self._call.asker, tokens)
+        if attempts:
+            # A server that reports nothing has worked all the same.
+            self._shares.spend(self._call.asker, tokens or round(USUAL_TOKENS))
         self._usage.ended(record)
 
     def _milliseconds_since(self, moment: float) -> float:

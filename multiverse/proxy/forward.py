@@ -19,8 +19,9 @@ from multiverse.proxy.account import Account
 from multiverse.proxy.answer import Answer
 from multiverse.proxy.asking import body_asking_for_usage, server_request
 from multiverse.proxy.call import Call, Reply
-from multiverse.proxy.queue import Queue
+from multiverse.proxy.queue import Asker, Queue
 from multiverse.proxy.relay import Refused, Relay
+from multiverse.proxy.sse import queued_comment
 from multiverse.proxy.verdicts import Verdict, broken_stream_verdict, failure_verdict
 from multiverse.servers.server import Attempt, Blame, Server
 from multiverse.transport.failures import Abandoned, FirstByteTimeout, TransportError
@@ -91,7 +92,9 @@ class Forwarding:
         self._place: asyncio.Future[Attempt] | None = None
         self._ended_by: GatewayError | None = None
         self._client_left = False
-        self._account = Account(call, usage=proxy.usage, allowances=proxy.allowances, clock=proxy.clock)
+        self._account = Account(
+            call, usage=proxy.usage, allowances=proxy.allowances, shares=proxy.queue.shares, clock=proxy.clock
+        )
 
     @property
     def attempts(self) -> int:
@@ -174,18 +177,20 @@ class Forwarding:
         if self._over:
             raise self._ended_by or InternalError("The client left.")
         queue, model_name = self._proxy.queue, self._call.model_name
-        attempt = queue.place(model_name, self._tried)
+        asker = Asker(self._call.asker, self._call.caller.weight)
+        attempt = queue.place(model_name, self._tried, asker)
         if attempt is None:
             entered = self._proxy.clock.monotonic()
-            self._place = queue.join(model_name, self._tried)
+            place = self._place = queue.join(model_name, self._tried, asker)
+            self._answer.beside_keep_alive = lambda: queued_comment(queue.standing(model_name, place))
             try:
-                attempt = await self._place
+                attempt = await place
             except asyncio.CancelledError:
                 if not self._over:
                     raise
                 raise self._ended_by or InternalError("The client left.") from None
             finally:
-                self._place = None
+                self._place = self._answer.beside_keep_alive = None
                 self._account.waited(entered)
         if self._over:
             attempt.end(Blame.NONE)
@@ -321,10 +326,11 @@ class Forwarding:
 
     def _settle(self, blame: Blame, reason: str) -> None:
         """End the attempt and write the usage row, once, whichever way the request ends."""
+        # First what it has cost, then the slot: whose turn is next depends on it.
+        self._account.settle(len(self._tried))
         if self._attempt is not None and self._attempt.end(blame, reason):
             fields = {"server": self._attempt.server.registration_id, "reason": reason}
             LOG.warning("server ejected", extra={"fields": fields})
-        self._account.settle(len(self._tried))
 
 
 def _give_up_waiting(exchange: Exchange, relay: Relay) -> None:

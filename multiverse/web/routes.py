@@ -219,6 +219,13 @@ ROUTES: tuple[Route, ...] = (
         methods={"GET": "Counts since the gateway started, and what is under way."},
     ),
     Route(
+        shown="/v1/queue",
+        pattern="/v1/queue",
+        handler=inference.QueueHandler,
+        access="client",
+        methods={"GET": "Who waits for which model, and where one's own requests stand."},
+    ),
+    Route(
         shown="/v1/usage",
         pattern="/v1/usage",
         handler=usage.OwnUsageHandler,

@@ -155,6 +155,11 @@ class GatewayHandler(tornado.web.RequestHandler):
                 return _printable(forwarded)[:100]
         return str(self.request.remote_ip)
 
+    @property
+    def asker(self) -> str:
+        """Under which name shares and limits are counted: the key's, or without a known one the address."""
+        return self.caller.key_id if self.caller is not NOBODY else f"address:{self.client_address}"
+
     def _identify(self) -> Caller:
         access = self.route.access
         key = self._presented_key()

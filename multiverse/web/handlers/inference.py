@@ -22,7 +22,6 @@ from multiverse.errors import (
     ShuttingDown,
 )
 from multiverse.people.allowances import Allowance
-from multiverse.people.keys import NOBODY
 from multiverse.proxy.call import Call, read_body
 from multiverse.proxy.forward import Forwarding
 from multiverse.servers.server import HEALTHY, Server
@@ -85,6 +84,37 @@ def model_record(model_name: str, created_unix: float, servers: list[Server]) ->
     }
 
 
+class QueueHandler(GatewayHandler):
+    """`GET /v1/queue`: who waits for what; of others only how many."""
+
+    def get(self) -> None:
+        """Each model that somebody waits for, and where one's own requests stand."""
+        queue, mine = self.gateway.queue, self.asker
+        models, yours = [], []
+        for model_name in queue.waiting_models():
+            standings = [standing for _place, standing in queue.standings(model_name)]
+            models.append({"model": model_name, "waiting": len(standings)})
+            yours += [
+                {
+                    "model": model_name,
+                    "place": standing.place,
+                    "waited_seconds": round(standing.waited_seconds, 1),
+                    "estimated_seconds": _rounded(standing.estimated_seconds),
+                }
+                for standing in standings
+                if standing.asker == mine
+            ]
+        self.reply_json({"models": models, "yours": yours})
+
+    def head(self) -> None:
+        """As GET, without the body."""
+        self.get()
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
 class ForwardHandler(GatewayHandler):
     """`POST /v1/…`: forwarded to a server of the model that the body names."""
 
@@ -98,9 +128,8 @@ class ForwardHandler(GatewayHandler):
             raise NotFound("There is no such route. GET / tells where the API is.")
         if self.gateway.gateway_id in self.request.headers.get("Via", ""):
             raise LoopDetected("This request came from this gateway: it is registered at itself. Deregister it.")
-        caller = self.caller
-        self._asker = caller.key_id if caller is not NOBODY else f"address:{self.client_address}"
-        self._allowance = self.gateway.allowances.of(caller, self._asker)
+        self._asker = self.asker
+        self._allowance = self.gateway.allowances.of(self.caller, self._asker)
         if self._allowance is not None:
             try:
                 self._allowance.count()
