@@ -16,6 +16,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from multiverse import __version__
+from multiverse.cli_aliases import aliases
 from multiverse.cli_client import CallFailed, GatewayClient
 from multiverse.cli_keys import claim, keys
 from multiverse.cli_options import as_client
@@ -59,6 +60,7 @@ cli.add_command(servers)
 cli.add_command(keys)
 cli.add_command(claim)
 cli.add_command(usage)
+cli.add_command(aliases)
 
 
 @cli.command()

@@ -21,13 +21,16 @@ from multiverse.people.keyring import KeyRing
 from multiverse.people.keys import ANONYMOUS, READER, STUDENT, Keys
 from multiverse.people.limits import RateLimit
 from multiverse.people.usage import Usage
-from multiverse.proxy.forward import ForwardSettings, Proxy
+from multiverse.proxy.asking import ForwardSettings
+from multiverse.proxy.forward import Proxy
 from multiverse.proxy.queue import Queue
+from multiverse.servers.aliases import Aliases
 from multiverse.servers.health import HealthChecker
 from multiverse.servers.probe import Prober
 from multiverse.servers.registration import RegistrationService
 from multiverse.servers.registry import Registry
 from multiverse.servers.server import BreakerSettings
+from multiverse.storage.alias_table import AliasTable
 from multiverse.storage.key_table import KeyTable
 from multiverse.storage.store import Store
 from multiverse.storage.usage_table import UsageTable
@@ -59,6 +62,7 @@ class Gateway:
         self.wrong_key_limit = RateLimit(limit=WRONG_KEYS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
         self.store = Store(config.database_path)
         self.keyring = KeyRing(keys=self.keys, table=KeyTable(self.store), clock=self.clock)
+        self.aliases = Aliases(table=AliasTable(self.store), clock=self.clock)
         self.registry = Registry(least_busy=config.load_balancing == "least_busy")
         self.usage = Usage(store=self.store)
         self.usage_table = UsageTable(self.store)
@@ -100,6 +104,7 @@ class Gateway:
             )
             await self.keyring.load()
             self.allowances.restore(await self.usage_table.tokens_on(self.clock.utc_iso()[:10]))
+            await self.aliases.load()
             await self.registrations.load()
             if config.usage_retention_days > 0:
                 await self._forget_old_usage()

@@ -43,7 +43,7 @@ class Account:
     def asked(self, server: Server) -> None:
         """`server` is asked next; whoever answers in the end is the one who gave."""
         registration, record = server.registration, self.record
-        record.registration_id = registration.registration_id
+        record.registration_id, record.model_name = registration.registration_id, registration.model_name
         record.owner_key_id, record.owner_name = registration.owner_key_id, registration.owner_name
 
     def waited(self, entered_seconds: float) -> None:

@@ -5,6 +5,8 @@ A body is changed in two values at most (rewrite.py); headers are built anew (se
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from multiverse.proxy.call import Call
 from multiverse.proxy.relay import Relay
 from multiverse.proxy.rewrite import replace_model, with_usage_asked
@@ -15,6 +17,21 @@ from multiverse.transport.messages import ServerRequest
 REPORT_USAGE_WHEN_ASKED = ("/v1/chat/completions", "/v1/completions")
 
 
+@dataclass(frozen=True, slots=True)
+class ForwardSettings:
+    """Limits of one request, in seconds and bytes; see contract §5."""
+
+    max_attempts: int
+    connect_timeout_seconds: float
+    request_timeout_seconds: float
+    stream_idle_timeout_seconds: float
+    stream_max_seconds: float
+    stream_keepalive_seconds: float
+    max_response_body_size: int
+    max_event_size: int
+    show_server_id: bool
+
+
 def body_asking_for_usage(call: Call, server: Server) -> bytes | None:
     """The body that asks for usage on the client's behalf; None where it has asked, or where asking makes no sense."""
     if not call.stream or server.refuses_usage or call.route not in REPORT_USAGE_WHEN_ASKED:
@@ -22,15 +39,7 @@ def body_asking_for_usage(call: Call, server: Server) -> bytes | None:
     return with_usage_asked(call.body)
 
 
-def server_request(
-    call: Call,
-    server: Server,
-    relay: Relay,
-    body: bytes,
-    *,
-    connect_timeout_seconds: float,
-    stream_max_seconds: float,
-) -> ServerRequest:
+def server_request(call: Call, server: Server, relay: Relay, body: bytes, settings: ForwardSettings) -> ServerRequest:
     """The request to `server`, whose answer goes to `relay`."""
     registration = server.registration
     asked_for = registration.served_model_name or registration.model_name
@@ -51,6 +60,6 @@ def server_request(
         body=body,
         response_callback=relay.on_head,
         streaming_callback=relay.on_data,
-        connect_timeout=connect_timeout_seconds,
-        request_timeout=stream_max_seconds if call.stream else None,
+        connect_timeout=settings.connect_timeout_seconds,
+        request_timeout=settings.stream_max_seconds if call.stream else None,
     )

@@ -26,13 +26,15 @@ DIGITS = b"0123456789"
 class Call:
     """A request to forward. `started_seconds` is monotonic; `via` is what the server shall read in `Via`.
 
-    `asker` is who shares come to: the key, or without one the address.
+    `models` are those that may answer, in order: what `model_name` stands for. `asker` is who shares come to: the key,
+    or without one the address.
     """
 
     request_id: str
     route: str
     body: bytes
     model_name: str
+    models: tuple[str, ...]
     stream: bool
     caller: Caller
     asker: str

@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 from multiverse.clock import Clock
-from multiverse.errors import GatewayError, InternalError, NotFound, ShuttingDown
+from multiverse.errors import (
+    GatewayError,
+    InternalError,
+    ModelLoading,
+    ModelNotFound,
+    NoServerAvailable,
+    NotFound,
+    Overloaded,
+    ShuttingDown,
+)
 from multiverse.people.allowances import Allowances
 from multiverse.people.usage import Usage
 from multiverse.proxy.account import Account
 from multiverse.proxy.answer import Answer
-from multiverse.proxy.asking import body_asking_for_usage, server_request
+from multiverse.proxy.asking import ForwardSettings, body_asking_for_usage, server_request
 from multiverse.proxy.call import Call, Reply
 from multiverse.proxy.queue import Asker, Queue
 from multiverse.proxy.relay import Refused, Relay
@@ -30,22 +39,8 @@ from multiverse.transport.http import Exchange, StreamingHTTPClient
 LOG = logging.getLogger(__name__)
 
 LEFTOVER_SECONDS = 0.5
+CANNOT_ANSWER = (ModelLoading, ModelNotFound, NoServerAvailable, Overloaded)
 CLIENT_CLOSED_STATUS = 499  # nginx's word for it; never sent, only counted
-
-
-@dataclass(frozen=True, slots=True)
-class ForwardSettings:
-    """Limits of one request, in seconds and bytes; see contract §5."""
-
-    max_attempts: int
-    connect_timeout_seconds: float
-    request_timeout_seconds: float
-    stream_idle_timeout_seconds: float
-    stream_max_seconds: float
-    stream_keepalive_seconds: float
-    max_response_body_size: int
-    max_event_size: int
-    show_server_id: bool
 
 
 class Proxy:
@@ -87,6 +82,7 @@ class Forwarding:
         self._call = call
         self._answer = Answer(reply, keepalive_seconds=proxy.settings.stream_keepalive_seconds if call.stream else 0)
         self._tried: list[Server] = []
+        self._model_name, *self._further_models = call.models
         self._attempt: Attempt | None = None
         self._exchange: Exchange | None = None
         self._place: asyncio.Future[Attempt] | None = None
@@ -160,7 +156,9 @@ class Forwarding:
         while len(self._tried) < self._proxy.settings.max_attempts:
             try:
                 self._attempt = await self._next_place()
-            except GatewayError:
+            except GatewayError as error:
+                if self._falls_back(error):
+                    continue
                 if worst is None:
                     raise
                 return worst
@@ -173,10 +171,17 @@ class Forwarding:
                 return verdict
         return worst
 
+    def _falls_back(self, error: GatewayError) -> bool:
+        """Whether another model stands in for the one whose servers cannot answer."""
+        if self._over or not self._further_models or not isinstance(error, CANNOT_ANSWER):
+            return False
+        self._model_name = self._further_models.pop(0)
+        return True
+
     async def _next_place(self) -> Attempt:
         if self._over:
             raise self._ended_by or InternalError("The client left.")
-        queue, model_name = self._proxy.queue, self._call.model_name
+        queue, model_name = self._proxy.queue, self._model_name
         asker = Asker(self._call.asker, self._call.caller.weight)
         attempt = queue.place(model_name, self._tried, asker)
         if attempt is None:
@@ -219,14 +224,7 @@ class Forwarding:
         self._answer.held_for_json = False
         settings = self._proxy.settings
         relay = self._relay(server, drops_usage=drops_usage)
-        request = server_request(
-            self._call,
-            server,
-            relay,
-            body,
-            connect_timeout_seconds=settings.connect_timeout_seconds,
-            stream_max_seconds=settings.stream_max_seconds,
-        )
+        request = server_request(self._call, server, relay, body, settings)
         loop = asyncio.get_running_loop()
         exchange = self._exchange = cast(Exchange, self._proxy.transport.fetch(request))
         relay.exchange = exchange
@@ -248,21 +246,27 @@ class Forwarding:
 
     def _relay(self, server: Server, *, drops_usage: bool) -> Relay:
         settings = self._proxy.settings
-        headers = {"X-Gateway-Attempts": str(len(self._tried))}
-        if settings.show_server_id:
-            headers["X-Gateway-Server-ID"] = server.registration_id
         return Relay(
             self._call,
             server,
             self._answer,
             self._account.meter,
-            client_headers=headers,
+            client_headers=self._headers(server),
             max_body_size=settings.max_response_body_size,
             max_event_size=settings.max_event_size,
             drops_usage=drops_usage,
             on_commit=self._on_commit,
             on_whole=self._on_whole,
         )
+
+    def _headers(self, server: Server) -> dict[str, str]:
+        """What the answer says of where it comes from."""
+        headers = {"X-Gateway-Attempts": str(len(self._tried))}
+        if self._proxy.settings.show_server_id:
+            headers["X-Gateway-Server-ID"] = server.registration_id
+        if self._call.models != (self._call.model_name,):
+            headers["X-Gateway-Model"] = server.registration.model_name
+        return headers
 
     # -- what follows --------------------------------------------------------------------------------------------------
 
@@ -317,9 +321,7 @@ class Forwarding:
         if started:
             answer.finish_with_error(error, body)
         elif body is not None:
-            headers = {"Content-Type": "application/json", "X-Gateway-Attempts": str(self.attempts)}
-            if self._proxy.settings.show_server_id:
-                headers["X-Gateway-Server-ID"] = self._tried[-1].registration_id
+            headers = {"Content-Type": "application/json", **self._headers(self._tried[-1])}
             answer.send_whole(error.status, headers, body)
         else:
             raise error

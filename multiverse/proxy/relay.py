@@ -180,7 +180,7 @@ class Relay:
         content_type = head.headers.get("content-type", "").partition(";")[0].strip().lower()
         self._answer.held_for_json = False
         if not 200 <= head.status < 300 or tunnel_reason(head.status, head.headers) or is_html(head.headers, body):
-            asked_for = self._server.registration.served_model_name or self._call.model_name
+            asked_for = self._server.registration.served_model_name or self._server.registration.model_name
             return answer_verdict(head.status, head.headers, body, asked_for)
         if self._is_audio(content_type):
             headers = {"Content-Type": content_type, "Content-Disposition": "attachment"}

@@ -24,6 +24,7 @@ def steps() -> tuple[Step, ...]:
         ("0003_usage", _create_usage),
         ("0004_keys", _create_keys),
         ("0005_usage_sums", _create_usage_sums),
+        ("0006_aliases", _create_aliases),
     )
 
 
@@ -221,6 +222,12 @@ DAYS_OF_OLD_USAGE: Final = """
            CAST(total(completion_tokens) FILTER (WHERE tokens_estimated = 1) AS INTEGER)
       FROM usage WHERE started_at IS NOT NULL GROUP BY 1, 2, 3, 4, 5
 """
+
+
+def _create_aliases(database: Database) -> None:
+    _table(database, "model_aliases").create(
+        {"name": str, "models": str, "created_at": str}, pk="name", not_null={"name", "models"}
+    )
 
 
 def _table(database: Database, name: str) -> Table:

@@ -16,9 +16,9 @@ from multiverse.clock import iso_from_unix
 from multiverse.errors import InvalidRequest
 from multiverse.people.keys import ROLES, STUDENT
 from multiverse.storage.usage_table import GROUPS
-from multiverse.web.schemas import MODEL_NAME, MODEL_NAME_HINT, Email, Line, PositiveInteger, load
+from multiverse.web.schemas import Email, Line, ModelNames, PositiveInteger, load
 
-MOST_MODELS, MOST_USES, MOST_ROSTER_ROWS, HEAVIEST = 200, 10_000, 2000, 100
+MOST_USES, MOST_ROSTER_ROWS, HEAVIEST = 10_000, 2000, 100
 LONGEST_LIFETIME_MINUTES = 60 * 24 * 366
 KEY_ROLES = validate.OneOf(ROLES)
 CLAIMED_ROLES = validate.OneOf([role for role in ROLES if role != "admin"])
@@ -43,17 +43,6 @@ class Moment(fields.Field[str]):
             raise ValidationError(needs) from None
 
 
-class Models(fields.Field[list[str]]):
-    """Names of models; an empty list would be a key for nothing."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:
-        if not isinstance(value, list) or not 1 <= len(value) <= MOST_MODELS:
-            raise ValidationError(f"must be a list of 1 to {MOST_MODELS} model names")
-        if not all(isinstance(name, str) and MODEL_NAME.fullmatch(name) for name in value):
-            raise ValidationError(f"each name {MODEL_NAME_HINT}")
-        return list(dict.fromkeys(value))
-
-
 class ChangeKeySchema(Schema):
     """Any field of a key; null clears an optional one."""
 
@@ -63,7 +52,7 @@ class ChangeKeySchema(Schema):
     name = Line(longest=200, validate=validate.Length(min=1))
     email = Email(longest=254, allow_none=True)
     role = fields.String(validate=KEY_ROLES)
-    models = Models(allow_none=True)
+    models = ModelNames(allow_none=True)
     expires_at = Moment(allow_none=True)
     weight = PositiveInteger(validate=validate.Range(max=HEAVIEST))
     requests_per_minute = PositiveInteger(allow_none=True)
@@ -85,7 +74,7 @@ class RosterSchema(Schema):
 
     csv = fields.String(required=True)
     role = fields.String(validate=CLAIMED_ROLES)
-    models = Models(allow_none=True)
+    models = ModelNames(allow_none=True)
     expires_at = Moment(allow_none=True)
 
 
@@ -98,7 +87,7 @@ class ClaimCodeSchema(Schema):
     uses = PositiveInteger(load_default=40, validate=validate.Range(max=MOST_USES))
     lifetime_minutes = PositiveInteger(load_default=90, validate=validate.Range(max=LONGEST_LIFETIME_MINUTES))
     role = fields.String(load_default=STUDENT, validate=CLAIMED_ROLES)
-    models = Models(allow_none=True)
+    models = ModelNames(allow_none=True)
     key_expires_at = Moment(allow_none=True)
 
 

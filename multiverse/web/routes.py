@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from multiverse.web.handlers import admin, inference, keys, system, usage
+from multiverse.web.handlers import admin, aliases, inference, keys, system, usage
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.people_schemas import (
     ChangeKeySchema,
@@ -21,6 +21,7 @@ from multiverse.web.people_schemas import (
     UsageQuerySchema,
 )
 from multiverse.web.schemas import (
+    AliasSchema,
     CallSchema,
     ProbesQuerySchema,
     RegisterSchema,
@@ -142,6 +143,21 @@ ROUTES: tuple[Route, ...] = (
         access="owner",
         methods={"POST": "Put a drained server back into rotation."},
         reply_schema=ServerSchema,
+    ),
+    Route(
+        shown="/admin/aliases",
+        pattern="/admin/aliases",
+        handler=aliases.AliasesHandler,
+        access="admin",
+        methods={"GET": "List the names that stand for models."},
+    ),
+    Route(
+        shown="/admin/aliases/{name}",
+        pattern="/admin/aliases/(.+)",
+        handler=aliases.AliasHandler,
+        access="admin",
+        methods={"PUT": "Let a name stand for models, in order.", "DELETE": "Let it stand for nothing else."},
+        request_schema=AliasSchema,
     ),
     Route(
         shown="/admin/keys",

@@ -14,6 +14,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validat
 from multiverse.errors import InvalidRequest
 
 __all__ = [
+    "AliasSchema",
     "CallSchema",
     "ProbesQuerySchema",
     "RegisterSchema",
@@ -29,6 +30,7 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 CONTROL_CHARACTERS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 PRINTABLE_ASCII = re.compile(r"[!-~]{1,500}")
 MAX_TAGS, MAX_TAG_LENGTH = 20, 50
+MAX_MODEL_NAMES = 200
 MAX_NUMBER = 2**31 - 1
 
 
@@ -148,6 +150,26 @@ class CallSchema(Schema):
 
     model = fields.String(required=True, validate=validate.Length(min=1, max=200))
     stream = StrictBoolean(allow_none=True)
+
+
+class ModelNames(fields.Field[list[str]]):
+    """Names of models, each once; an empty list would mean nothing."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:
+        if not isinstance(value, list) or not 1 <= len(value) <= MAX_MODEL_NAMES:
+            raise ValidationError(f"must be a list of 1 to {MAX_MODEL_NAMES} model names")
+        if not all(isinstance(name, str) and MODEL_NAME.fullmatch(name) for name in value):
+            raise ValidationError(f"each name {MODEL_NAME_HINT}")
+        return list(dict.fromkeys(value))
+
+
+class AliasSchema(Schema):
+    """What a name stands for."""
+
+    class Meta:
+        unknown = RAISE
+
+    models = ModelNames(required=True)
 
 
 class QueryInteger(fields.Integer):

@@ -41,10 +41,19 @@ LOG = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._+/=-]{1,200}")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 JSON_TYPE = re.compile(r"application/(?:json|[a-z0-9.+-]+\+json)", re.IGNORECASE)
-EXPOSED_HEADERS = "X-Request-ID, X-Gateway-Server-ID, X-Gateway-Attempts, Retry-After, X-Should-Retry" + "".join(
-    f", x-ratelimit-{figure}-{of_what}"
-    for of_what in ("requests", "tokens")
-    for figure in ("limit", "remaining", "reset")
+EXPOSED_HEADERS = ", ".join(
+    (
+        *(
+            "X-Request-ID",
+            "X-Gateway-Server-ID",
+            "X-Gateway-Attempts",
+            "X-Gateway-Model",
+            "Retry-After",
+            "X-Should-Retry",
+        ),
+        *(f"x-ratelimit-{what}-requests" for what in ("limit", "remaining", "reset")),
+        *(f"x-ratelimit-{what}-tokens" for what in ("limit", "remaining", "reset")),
+    )
 )
 
 

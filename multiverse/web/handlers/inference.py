@@ -33,38 +33,53 @@ VIA_OF_GATEWAYS = re.compile(r"(?:1\.[01] multiverse-[0-9a-f]{16})(?:, ?1\.[01] 
 FORWARDED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 
-class ModelsHandler(GatewayHandler):
-    """`GET /v1/models`: the models that at least one healthy server offers."""
+class OfferHandler(GatewayHandler):
+    """What is on offer: models, and names that stand for one of them."""
+
+    def offers(self) -> dict[str, dict[str, Any]]:
+        """The models that at least one healthy server offers and the caller may ask, by name, aliases last."""
+        records = {
+            name: model_record(name, created, servers) for name, created, servers in self.gateway.registry.models()
+        }
+        healthy = {name: record for name, record in records.items() if record["healthy_servers"]}
+        offers = dict(healthy)
+        for alias in self.gateway.aliases:
+            model_name = next((model for model in alias.models if model in healthy), None)
+            if model_name not in (None, alias.name):
+                named = {"id": alias.name, "created": int(alias.created_unix), "alias_of": model_name}
+                offers[alias.name] = {**healthy[model_name], **named}
+        may_ask = self.caller.may_ask
+        return {
+            name: offer
+            for name, offer in offers.items()
+            if may_ask(name) or any(map(may_ask, self.gateway.aliases.models_of(name)))
+        }
+
+
+class ModelsHandler(OfferHandler):
+    """`GET /v1/models`: what can be asked now."""
 
     def get(self) -> None:
-        """List them in OpenAI's shape."""
-        may_ask = self.caller.may_ask
-        offered = [model for model in self._models() if model["healthy_servers"] and may_ask(model["id"])]
-        self.reply_json({"object": "list", "data": offered})
+        """List it in OpenAI's shape."""
+        self.reply_json({"object": "list", "data": list(self.offers().values())})
 
     def head(self) -> None:
         """As GET, without the body."""
         self.get()
 
-    def _models(self) -> list[dict[str, Any]]:
-        return [model_record(name, created, servers) for name, created, servers in self.gateway.registry.models()]
 
-
-class ModelHandler(GatewayHandler):
+class ModelHandler(OfferHandler):
     """`GET /v1/models/{id}`; ids with slashes work raw and as `%2F`."""
 
     def get(self, model_name: str) -> None:
         """One model."""
-        for name, created, servers in self.gateway.registry.models():
-            if name == model_name and self.caller.may_ask(name):
-                record = model_record(name, created, servers)
-                if record["healthy_servers"]:
-                    self.reply_json(record)
-                    return
-        raise ModelNotFound(
-            f"No healthy server offers the model '{model_name[:200]}'. GET /v1/models lists what is on offer.",
-            param="model",
-        )
+        offer = self.offers().get(model_name)
+        if offer is None:
+            raise ModelNotFound(
+                f"No healthy server offers the model '{model_name[:200]}'. GET /v1/models lists what is on offer.",
+                param="model",
+            )
+        self.reply_json(offer)
 
     def head(self, model_name: str) -> None:
         """As GET, without the body."""
@@ -149,14 +164,14 @@ class ForwardHandler(GatewayHandler):
         body = self.body()
         self._chunks.clear()
         fields = load(CALL_SCHEMA, read_body(body))
-        if not self.caller.may_ask(fields["model"]):
-            raise PermissionDenied("Your key may not ask this model. GET /v1/models lists those it may.", param="model")
+        models = self._models_for(fields["model"])
         inbound_via = self.request.headers.get("Via", "")
         call = Call(
             request_id=self.request_id,
             route=self.request.path,
             body=body,
             model_name=fields["model"],
+            models=models,
             stream=bool(fields.get("stream")),
             caller=self.caller,
             asker=self._asker,
@@ -170,6 +185,15 @@ class ForwardHandler(GatewayHandler):
             self._allowance.enter()  # Nothing is awaited between this and the request's own account of its end.
         self._forwarding = gateway.proxy.begin(call, reply)
         await self._forwarding.run()
+
+    def _models_for(self, name: str) -> tuple[str, ...]:
+        """What `name` stands for, as far as the key may ask it. Raises PermissionDenied when nothing is left."""
+        models, may_ask = self.gateway.aliases.models_of(name), self.caller.may_ask
+        if not may_ask(name):
+            models = tuple(model for model in models if may_ask(model))
+        if not models:
+            raise PermissionDenied("Your key may not ask this model. GET /v1/models lists those it may.", param="model")
+        return models
 
     def on_connection_close(self) -> None:
         """The client left: stop the work at once."""
