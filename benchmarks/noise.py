@@ -6,37 +6,36 @@ Everything busy counts, the host's own business (steal) too.
 from __future__ import annotations
 
 import time
-from collections.abc import Set
+from collections.abc import Callable, Mapping, Set
 
-from benchmarks.processes import ProcessTree, core_busy_seconds
+from benchmarks.processes import core_busy_seconds
 
 LOOK_SECONDS = 0.5
 QUIET_SHARE = 0.1
 
 
 class Noise:
-    """How much of the contestant's core others take, from now to `percent()`."""
+    """How much of our cores others take, from now to `percent()`.
 
-    def __init__(self, tree: ProcessTree | None, core: int | None) -> None:
-        self._tree = tree
-        self._core = core
-        self._before = self._state()
+    `own` has for each core a function that gives the CPU seconds which our own processes on it have used so far.
+    """
 
-    def _state(self) -> tuple[float, float, float]:
-        if self._tree is None or self._core is None:
-            return 0.0, 0.0, 0.0
-        return time.monotonic(), core_busy_seconds(self._core), self._tree.cpu_seconds()
+    def __init__(self, own: Mapping[int, Callable[[], float]]) -> None:
+        self._own = own
+        self._began_seconds = time.monotonic()
+        self._before = self._taken()
+
+    def _taken(self) -> dict[int, float]:
+        """CPU seconds of others, by core."""
+        return {core: core_busy_seconds(core) - own_seconds() for core, own_seconds in self._own.items()}
 
     def percent(self) -> float | None:
-        """Percent of the time; None where nothing is pinned."""
-        if self._tree is None or self._core is None:
+        """Percent of the time, on the core where it was most; None where nothing is pinned."""
+        elapsed_seconds = time.monotonic() - self._began_seconds
+        if not self._own or elapsed_seconds <= 0:
             return None
-        elapsed_seconds, busy_seconds, own_seconds = (
-            after - before for after, before in zip(self._state(), self._before, strict=True)
-        )
-        if elapsed_seconds <= 0:
-            return None
-        return min(100.0, max(0.0, (busy_seconds - own_seconds) / elapsed_seconds * 100))
+        most_seconds = max(taken - self._before[core] for core, taken in self._taken().items())
+        return min(100.0, max(0.0, most_seconds / elapsed_seconds * 100))
 
 
 def wait_for_quiet(cores: Set[int], most_seconds: float) -> None:

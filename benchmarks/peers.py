@@ -168,7 +168,7 @@ class LiteLLM(PythonPeer):
     """LiteLLM's proxy with one worker, a master key and no database."""
 
     name = "litellm"
-    # One exact version: releases of this package have been tampered with (1.82.7, 1.82.8, 1.107.0).
+    # One exact version: two releases of this package stole credentials (1.82.7 and 1.82.8, BerriAI/litellm#24512).
     requirement = "litellm[proxy]==1.106.2"
     scale = 0.05  # at a millisecond or more per event, one core carries no more streams
     start_timeout_seconds = 120.0

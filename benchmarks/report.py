@@ -1,4 +1,4 @@
-"""Results as Markdown tables and as JSON. The numbers come from elsewhere; here are only medians, ranges and ratios."""
+"""Results as Markdown tables and as JSON. The numbers come from elsewhere; here they are only set out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.medians import Rounds, ratios_of, spread, values_of
 from benchmarks.rounds import Results
+from benchmarks.targets import target_rows
 from benchmarks.workloads import Figure, Workload
 
 REFERENCE = "sglang-router"
@@ -64,6 +66,8 @@ def as_markdown(results: Results, workloads: Sequence[Workload], occasion: Occas
         if rows := results.figures.get(workload.name):
             parts.append(f"### {workload.title}\n\n{workload_table(workload, rows)}")
     parts.append("### Broken requests\n\n" + broken_table(results))
+    if targets := target_rows(results):
+        parts.append("### Targets\n\n" + table(targets))
     parts.extend(footnotes(results))
     return "\n\n".join(parts) + "\n"
 
@@ -76,56 +80,34 @@ def versions_line(results: Results) -> str:
 def workload_table(workload: Workload, rows: dict[str, list[dict[str, float]]]) -> str:
     """A row for each contestant: median (least–most) of every figure, and the ratio of the first to the Rust router."""
     main, *others = workload.figures
-    reference = median_of(rows.get(REFERENCE, []), main)
-    headings = ["", main.heading, f"× {REFERENCE}", *(figure.heading for figure in others)]
-    lines = [table_line(headings), table_line(["---", *(["---:"] * (len(headings) - 1))])]
+    lines = [["", main.heading, f"× {REFERENCE}", *(figure.heading for figure in others)]]
     for name, rounds in rows.items():
-        ratio = ratio_text(median_of(rounds, main), reference)
-        lines.append(table_line([name, spread(rounds, main), ratio, *(spread(rounds, figure) for figure in others)]))
-    return "\n".join(lines)
+        ratio = "1" if name == REFERENCE else ratio_text(ratios_of(rounds, rows.get(REFERENCE, ()), main.key))
+        lines.append([name, cell(rounds, main), ratio, *(cell(rounds, figure) for figure in others)])
+    return table(lines)
 
 
-def table_line(cells: Sequence[str]) -> str:
-    """One line of a Markdown table."""
-    return "| " + " | ".join(cells) + " |"
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first row is the heading, the first column names."""
+    heading, *body = rows
+    rule = ["---", *(["---:"] * (len(heading) - 1))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heading, rule, *body))
 
 
-def values_of(rounds: Sequence[dict[str, float]], figure: Figure) -> list[float]:
-    """One figure in every round that has it."""
-    return [figures[figure.key] for figures in rounds if figure.key in figures]
+def cell(rounds: Rounds, figure: Figure) -> str:
+    """One figure over the rounds."""
+    return spread(values_of(rounds, figure.key), figure.digits)
 
 
-def median_of(rounds: Sequence[dict[str, float]], figure: Figure) -> float | None:
-    """The median over the rounds, or None when no round has it."""
-    values = values_of(rounds, figure)
-    return statistics.median(values) if values else None
-
-
-def spread(rounds: Sequence[dict[str, float]], figure: Figure) -> str:
-    """Median (least–most); the median alone when there was one round."""
-    values = values_of(rounds, figure)
-    if not values:
-        return "–"
-    middle, least, most = (
-        f"{value:,.{figure.digits}f}" for value in (statistics.median(values), min(values), max(values))
-    )
-    return f"{middle} ({least}–{most})" if len(values) > 1 else middle
-
-
-def ratio_text(value: float | None, reference: float | None) -> str:
-    """How many times the reference."""
-    if value is None or reference is None or reference <= 0:
-        return "–"
-    ratio = value / reference
-    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2f}"
+def ratio_text(ratios: Sequence[float]) -> str:
+    """How many times the reference, over the rounds."""
+    return spread(ratios, 0 if ratios and statistics.median(ratios) >= 10 else 2)
 
 
 def broken_table(results: Results) -> str:
     """How many answers were checked, and how many were wrong."""
-    lines = [table_line(["", "requests", "broken"]), table_line(["---", "---:", "---:"])]
-    for name, requests in results.requests.items():
-        lines.append(table_line([name, f"{requests:,}", f"{results.broken.get(name, 0):,}"]))
-    return "\n".join(lines)
+    rows = [[name, f"{requests:,}", f"{results.broken.get(name, 0):,}"] for name, requests in results.requests.items()]
+    return table([["", "requests", "broken"], *rows])
 
 
 def footnotes(results: Results) -> list[str]:
@@ -136,6 +118,8 @@ def footnotes(results: Results) -> list[str]:
         for name, rounds in rows.items():
             if (streams := rounds[0].get("streams", most)) < most:
                 notes.append(f"{name} was given {streams:.0f} streams instead of {most:.0f} ({workload}).")
+    if not results.complete:
+        notes.append("The run was broken off.")
     for name, faults in results.faults.items():
         notes.extend(f"{name}, {fault}" for fault in faults[:SHOWN_FAULTS])
     if others := others_sentence(results):
@@ -144,7 +128,7 @@ def footnotes(results: Results) -> list[str]:
 
 
 def others_sentence(results: Results) -> str:
-    """How much of the contestant's core was taken by others: a run with much of it says little about times."""
+    """How much of our cores was taken by others: a run with much of it says little about times."""
     shares = [
         (figures["others_percent"], name, workload)
         for workload, rows in results.figures.items()
@@ -156,4 +140,4 @@ def others_sentence(results: Results) -> str:
         return ""
     most, name, workload = max(shares)
     middle = statistics.median(share for share, _, _ in shares)
-    return f"Others took {middle:.0f} % of the contestant's core (median), at most {most:.0f} % ({name}, {workload})."
+    return f"Others took {middle:.0f} % of the busier core (median), at most {most:.0f} % ({name}, {workload})."

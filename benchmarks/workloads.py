@@ -23,6 +23,7 @@ from benchmarks.sequential import Turns
 
 MICRO, MILLI, MEBI, KIBI = 1e6, 1e3, 2**20, 2**10
 LARGE_BODY_BYTES = 32 * 1024
+FEWEST_PAIRS = 200  # of a contestant too slow for all of them
 Outcome = TypeVar("Outcome")
 
 
@@ -159,7 +160,8 @@ def streams(subject: Running, size: Size, shape: RequestShape, *, lanes: int, ea
 def run_sequential(subject: Running, size: Size) -> Measured:
     """One request at a time, here and directly in turn."""
     warm_up(subject, RequestShape(), size)
-    turns = Turns(pairs=size.pairs, direct_port=subject.direct_port, port=subject.port)
+    pairs = max(min(size.pairs, FEWEST_PAIRS), round(size.pairs * subject.contestant.scale))
+    turns = Turns(pairs=pairs, direct_port=subject.direct_port, port=subject.port)
     direct_seconds, seconds = on_loop(turns.run)
     figures = {
         "added_ms": (seconds - direct_seconds) * MILLI,

@@ -32,6 +32,7 @@ class Config:
     admin_api_key: str = field(repr=False)
     host: str
     port: int
+    http_server: str
     database_path: str
     log_level: str
     log_format: str

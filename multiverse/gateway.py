@@ -142,7 +142,9 @@ class Gateway:
             resolve_timeout_seconds=config.connect_timeout_seconds,
             on_secret=self._on_secret,
         )
-        self._lost_servers = SteadyCallback(self._deregister_lost, AUTO_DEREGISTER_LOOKS_SECONDS * 1000)
+        # Hours may be given as fractions of a second: looks come often enough for them.
+        looks_seconds = max(min(AUTO_DEREGISTER_LOOKS_SECONDS, config.auto_deregister_after_hours * 3600 / 4), 0.02)
+        self._lost_servers = SteadyCallback(self._deregister_lost, looks_seconds * 1000)
         self._old_usage = SteadyCallback(self._forget_old_usage, RETENTION_LOOKS_SECONDS * 1000)
 
     def watch_servers(self) -> None:

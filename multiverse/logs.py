@@ -7,13 +7,15 @@ use `logging`, with `extra={"fields": {...}}`; only gateway.py opens and closes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import math
 import queue
 import sys
+import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +25,12 @@ from multiverse.redaction import Redactor, escape_controls
 
 QUEUE_LIMIT = 8_192
 CLOSE_TIMEOUT_SECONDS = 5.0
+# How long a record may wait for others to be written with it, and how many are written at once.
+BATCH_SECONDS = 0.02
+BATCH_RECORDS = 1_024
+BLOCK_BYTES = 65_536
+# A rotated file ends with a whole block: small files want smaller ones.
+BLOCKS_IN_A_FILE = 10
 SNAPSHOT_DEPTH = 4
 OWN_LOGGERS = ("multiverse", "tornado", "asyncio")
 # Tornado writes a line of its own per request, query string included; the gateway writes a better one.
@@ -41,7 +49,8 @@ def open_logs(config: Config, *, queue_limit: int = QUEUE_LIMIT) -> Logs:
     outputs = _open_outputs(config, failures)
     formatter = JSONLines(redactor) if config.log_format == "json" else TextLines(redactor)
     intake = _Intake(queue_limit, failures)
-    writer = _Writer(intake, formatter, outputs, failures)
+    block_bytes = min(BLOCK_BYTES, config.log_max_bytes // BLOCKS_IN_A_FILE)
+    writer = _Writer(intake, formatter, outputs, failures, block_bytes)
     writer.start()
     return Logs(intake, writer, redactor, config.log_level)
 
@@ -176,42 +185,73 @@ def _text(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
-class _Writer(logging.handlers.QueueListener):
-    """The thread that makes lines of records and writes them; each record is formatted once for all outputs."""
+class _Writer:
+    """The thread that makes lines of records and writes them, a batch at a time: each record is formatted once for all
+    outputs, and the loop is not disturbed by a thread that wakes up for every line.
+    """
 
     def __init__(
-        self, intake: _Intake, formatter: logging.Formatter, outputs: list[logging.Handler], failures: _Failures
+        self,
+        intake: _Intake,
+        formatter: logging.Formatter,
+        outputs: list[logging.Handler],
+        failures: _Failures,
+        block_bytes: int,
     ) -> None:
-        super().__init__(intake.queue, *outputs)
         self._intake = intake
         self._formatter = formatter
+        self._outputs = outputs
         self._failures = failures
+        self._block_bytes = block_bytes
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
 
-    def handle(self, record: logging.LogRecord) -> None:
-        """Writes `record`, and after it how many were dropped. Never raises: the thread would end."""
+    def start(self) -> None:
+        """Begin to write what is queued."""
+        self._thread = threading.Thread(target=self._run, name="multiverse-logs", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        records: list[logging.LogRecord | None] = []
+        while None not in records:
+            records = [self._intake.queue.get()]
+            self._ending.wait(BATCH_SECONDS)
+            with contextlib.suppress(queue.Empty):
+                while len(records) < BATCH_RECORDS:
+                    records.append(self._intake.queue.get_nowait())
+            try:
+                self._write([record for record in records if record is not None])
+            except Exception:  # or the thread would end
+                self._failures.report()
+
+    def _write(self, records: list[logging.LogRecord]) -> None:
+        lines = [line for record in records if (line := self._line(record)) is not None]
+        dropped = self._intake.take_dropped()
+        if dropped:
+            lines.append(self._formatter.format(_dropped_record(dropped)))
+        for block in _blocks(lines, self._block_bytes):
+            written = logging.makeLogRecord({"line": block})
+            for output in self._outputs:
+                output.handle(written)
+
+    def _line(self, record: logging.LogRecord) -> str | None:
         try:
-            self._write(record)
-            dropped = self._intake.take_dropped()
-            if dropped:
-                self._write(_dropped_record(dropped))
+            return self._formatter.format(record)
         except Exception:
             self._failures.report()
-
-    def _write(self, record: logging.LogRecord) -> None:
-        record.__dict__["line"] = self._formatter.format(record)
-        for output in self.handlers:
-            output.handle(record)
+            return None
 
     def stop(self) -> None:
         """Writes what is queued, for at most CLOSE_TIMEOUT_SECONDS: a console that nobody reads may block for ever."""
         thread = self._thread
         if thread is None:
             return
-        self._intake.queue.put(None)  # QueueListener's sign to end
+        self._ending.set()
+        self._intake.queue.put(None)
         thread.join(CLOSE_TIMEOUT_SECONDS)
         self._thread = None
         if not thread.is_alive():
-            for output in self.handlers:
+            for output in self._outputs:
                 self._close(output)
 
     def _close(self, output: logging.Handler) -> None:
@@ -219,6 +259,20 @@ class _Writer(logging.handlers.QueueListener):
             output.close()
         except OSError:  # the disk is still full
             self._failures.report()
+
+
+def _blocks(lines: list[str], block_bytes: int) -> Iterator[str]:
+    """The lines, as many together as make a block; a line that is longer is one by itself."""
+    block: list[str] = []
+    size = 0
+    for line in lines:
+        if block and size + len(line) > block_bytes:
+            yield "\n".join(block)
+            block, size = [], 0
+        block.append(line)
+        size += len(line)
+    if block:
+        yield "\n".join(block)
 
 
 def _dropped_record(dropped: int) -> logging.LogRecord:

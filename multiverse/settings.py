@@ -190,6 +190,9 @@ SETTINGS: tuple[Setting, ...] = (
         "port to listen on; 0 = any free one",
         _whole(0, 65535, advice="must be a whole number from 1 to 65535, or 0 = any free port"),
     ),
+    Setting(
+        "HTTP_SERVER", "multiverse", "what speaks to clients: multiverse or tornado", _choice("multiverse", "tornado")
+    ),
     Setting("DATABASE_URL", "sqlite:///./gateway.db", "the SQLite file; absolute: sqlite:////path", _database_path),
     Setting(
         "LOG_LEVEL",

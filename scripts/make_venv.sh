@@ -50,7 +50,8 @@ fingerprint() {
 
 install_project() {
     started_at=$(date +%s)
-    say "Installing the project with its \"$extra\" packages into .venv (the first time: some 350 MB to fetch) ..."
+    if [ "$extra" = dev ]; then megabytes=410; else megabytes=350; fi
+    say "Installing the project with its \"$extra\" packages into .venv (the first time: some $megabytes MB to fetch) ..."
     # Quiet pip shows no progress bar, and without a terminal nobody would see one.
     if [ -t 1 ]; then verbosity=--progress-bar=on; else verbosity=-qq; fi
     if ! .venv/bin/python -m pip install --disable-pip-version-check "$verbosity" --editable ".[$extra]"; then

@@ -32,6 +32,7 @@ REQUESTS = 300
 CLIENTS_AT_ONCE = 20
 PEERS = 6
 PAUSE_SECONDS = 0.8
+COUNTED = ("total", "ok", "failed", "client_closed", "in_flight")
 SETTINGS = {
     "HEALTH_CHECK_INTERVAL_SECONDS": 0.4,
     "REQUEST_TIMEOUT_SECONDS": 1.5,
@@ -306,5 +307,5 @@ def run(gateway: GatewayProcess, peer_loop: PeerLoop, peers: list[ScriptedPeer],
         attempts=attempts[: len(script.arrivals)],
         rows=read_rows(gateway, "SELECT * FROM usage WHERE request_id LIKE ?", f"n{seed}x%"),
         away={member.peer.name: member.peer.away for member in members},
-        counted={name: counted[name] - counted_before[name] for name in counted_before},
+        counted={name: counted[name] - counted_before[name] for name in COUNTED},
     )

@@ -10,7 +10,8 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from tests.checker import assert_good_end, assert_quiet, before
 from tests.operations import Script
 from tests.peers import PeerLoop, ScriptedPeer
-from tests.processes import DEBUG_LOOP, GatewayProcess
+from tests.processes import DEBUG_LOOP, HTTP_SERVER, GatewayProcess
 
 StartPeer = Callable[..., ScriptedPeer]
 StartGateway = Callable[..., GatewayProcess]
@@ -27,12 +28,29 @@ StartGateway = Callable[..., GatewayProcess]
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "run gateways on asyncio's own loop with PYTHONASYNCIODEBUG=1; a callback that takes over 100 ms is a fault"
     parser.addoption("--debug-loop", action="store_true", help=text)
+    text = "run gateways on this HTTP server: `multiverse` (the default), or `tornado`"
+    parser.addoption("--http-server", choices=["multiverse", "tornado"], help=text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in the background so, and every process we start would be deaf to Ctrl-C as well.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--debug-loop"):
         os.environ[DEBUG_LOOP] = "1"
+    if config.getoption("--http-server"):
+        os.environ[HTTP_SERVER] = config.getoption("--http-server")
     config.addinivalue_line("markers", "expected_in_log(text, ...): log lines with one of these texts are no fault")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Captured output can hold lone surrogates, which a worker of pytest-xdist cannot send to the one that reports."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode("utf-8")) for title, text in report.sections
+    ]
+    return report
 
 
 # -- peers

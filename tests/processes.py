@@ -26,6 +26,7 @@ from tests.wire import PLANTED, PLANTED_SERVER_KEY, Headers, chat_body
 PROJECT = Path(__file__).resolve().parent.parent
 ADMIN_KEY = PLANTED + "admin-key-0123456789"
 START_SECONDS = 15.0
+HTTP_SERVER = "MULTIVERSE_TEST_HTTP_SERVER"  # set by the option --http-server
 DEBUG_LOOP = "MULTIVERSE_TEST_DEBUG_LOOP"  # set by the option --debug-loop
 LISTENING = re.compile(r"listening on http://127\.0\.0\.1:(\d+)")
 
@@ -154,6 +155,8 @@ class GatewayProcess:
         fixed = {"PYTHONPATH": str(PROJECT), "HOST": "127.0.0.1", "PORT": "0", "ADMIN_API_KEY": ADMIN_KEY}
         if DEBUG_LOOP in os.environ:
             fixed |= {"PYTHONPATH": f"{PROJECT / 'tests' / 'plain_loop'}:{PROJECT}", "PYTHONASYNCIODEBUG": "1"}
+        if HTTP_SERVER in os.environ:
+            fixed["HTTP_SERVER"] = os.environ[HTTP_SERVER]
         return kept | fixed | FAST_TIMERS | self.settings
 
     def _announced(self, after_line: int) -> re.Match[str] | None:
@@ -212,7 +215,8 @@ class GatewayProcess:
 
     def in_flight(self) -> dict[str, int]:
         """Every in-flight gauge that is not 0."""
-        gauges = {"all": self.stats()["requests"]["in_flight"]}
+        requests = self.stats()["requests"]
+        gauges = {"all": requests["in_flight"], **requests["in_flight_by_key"]}
         for server in self.admin("GET", "/admin/servers").json()["servers"]:
             gauges[server["registration_id"]] = server["in_flight"]
         return {name: value for name, value in gauges.items() if value}

@@ -155,7 +155,7 @@ def test_deregistering(gateway: GatewayProcess, peer: ScriptedPeer, model: str) 
 def test_an_unknown_registration(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
     registration_id = gateway.register(peer, model)
     gateway.admin("DELETE", f"/admin/register/{registration_id}")
-    for unknown in (registration_id, "no-such-id"):
+    for unknown in (registration_id, "no-such-id", "no_such.id", "a" * 65, "no%20such%2Fid"):
         calls = [("PUT", f"/admin/register/{unknown}"), ("DELETE", f"/admin/register/{unknown}")]
         calls += [("GET", f"/admin/servers/{unknown}")]
         calls += [("POST", f"/admin/servers/{unknown}/{what}") for what in ("probe", "drain", "resume")]
@@ -285,6 +285,7 @@ def test_the_counts(start_gateway: StartGateway, start_peer: StartPeer, model: s
     good.wait_for_requests(3)
     stats = gateway.stats()
     assert stats["requests"]["in_flight"] == 1
+    assert stats["requests"]["in_flight_by_key"] == {"anonymous": 1}
     assert stats["requests"]["total"] == 4
     client.close()
     eventually_equal(lambda: gateway.stats()["requests"]["client_closed"], 1, "who left is counted")

@@ -9,9 +9,9 @@ import asyncio
 import importlib
 import json
 import pkgutil
+import re
 import subprocess
 import sys
-import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -19,14 +19,13 @@ import pytest
 
 import benchmarks
 from benchmarks.answers import DONE, RequestShape, StreamAnswer, order_number
-from benchmarks.chart import as_svg
-from benchmarks.contestants import Direct, Gateway
+from benchmarks.contestants import Direct, Gateway, Site
+from benchmarks.installs import NotAvailable
 from benchmarks.load import Drive, Plan, Tally
-from benchmarks.processes import ProcessTree
-from benchmarks.report import Occasion, as_json, as_markdown
 from benchmarks.rounds import Cores, Results, run_rounds
 from benchmarks.server import STREAM_HEAD, framed, json_answer
-from benchmarks.workloads import WORKLOADS, Measured, Size, Workload, percentile
+from benchmarks.targets import is_ours
+from benchmarks.workloads import WORKLOADS, Size, Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Size(
@@ -62,17 +61,6 @@ def tiny_results() -> Results:
     return results
 
 
-def results_of(**rounds: list[float]) -> Results:
-    """Plain CPU figures of contestants in some rounds."""
-    figures = {
-        name: [{"cpu_us": value, "requests_per_second": 1000.0} for value in values] for name, values in rounds.items()
-    }
-    return Results(figures={"plain": figures}, requests=dict.fromkeys(rounds, 1000), broken={"gateway": 2})
-
-
-OCCASION = Occasion(date="2026-01-31 12:00 UTC", size="tiny", rounds=3, contestant_core=0, load_core=1)
-
-
 def test_every_module_can_be_imported() -> None:
     names = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
     assert {"server", "load", "peers", "report", "chart"} <= set(names)
@@ -85,8 +73,21 @@ def test_the_command_line_names_its_options() -> None:
     command = [sys.executable, "-m", "benchmarks", "--help"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert ran.returncode == 0, ran.stderr
-    for option in ("--quick", "--rounds", "--only", "--workloads", "--json", "--markdown", "--chart", "--gateway-env"):
-        assert option in ran.stdout
+    offered = set(re.findall(r"--[a-z-]+", ran.stdout))
+    assert {
+        "--quick",
+        "--rounds",
+        "--only",
+        "--workloads",
+        "--json",
+        "--markdown",
+        "--chart",
+        "--gateway-env",
+    } <= offered
+    documents = [ROOT / "benchmarks" / "README.md", ROOT / "docs" / "performance.md"]
+    lines = re.findall(r"-m benchmarks (.*)", "\n".join(path.read_text(encoding="utf-8") for path in documents))
+    assert lines
+    assert set(re.findall(r"--[a-z-]+", " ".join(lines))) <= offered
 
 
 def test_a_contestant_that_is_not_there_is_refused() -> None:
@@ -94,6 +95,29 @@ def test_a_contestant_that_is_not_there_is_refused() -> None:
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert ran.returncode == 2
     assert "apache" in ran.stderr
+
+
+def test_another_tree_is_a_gateway_of_its_own(tmp_path: Path) -> None:
+    other = Gateway({"LOG_FORMAT": "json"}, tree=ROOT)
+    assert (other.name, is_ours(other.name)) == (f"gateway ({ROOT.name}) LOG_FORMAT=json", True)
+    assert other.prepare(allowed=False, say=lambda text: None).startswith("1.")
+    assert Gateway(tree=tmp_path).environ(Site(tmp_path, 1, 2, (3,)))["PYTHONPATH"] == str(tmp_path)
+    with pytest.raises(NotAvailable, match="no gateway"):
+        Gateway(tree=tmp_path).prepare(allowed=False, say=lambda text: None)
+
+
+def test_what_was_measured_is_written(tmp_path: Path) -> None:
+    outputs = [tmp_path / "new" / name for name in ("run.json", "run.md", "run.svg")]
+    options = [f"--{kind}={path}" for kind, path in zip(("json", "markdown", "chart"), outputs, strict=True)]
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only=direct", "--workloads=sequential", *options]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    results, tables, chart = (path.read_text(encoding="utf-8") for path in outputs)
+    (figures,) = json.loads(results)["figures"]["sequential"]["direct"]
+    assert figures["round"] == 1
+    assert figures["direct_ms"] > 0
+    assert tables.strip() == ran.stdout.strip()
+    ElementTree.fromstring(chart)
 
 
 # -- a real run
@@ -184,70 +208,3 @@ async def test_a_plain_answer_of_another_request_is_broken() -> None:
     body = {"choices": [{"message": {"role": "assistant", "content": "000000000007 something"}}]}
     tally = await ask_one_that_says(json_answer(json.dumps(body).encode()))
     assert (tally.requests, tally.broken) == (2, 2)
-
-
-# -- counting and calculating
-
-
-def test_cpu_of_children_is_counted_after_their_end(tmp_path: Path) -> None:
-    burn = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
-    parent = (
-        f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {burn!r}]); print('done'); time.sleep(9)"
-    )
-    with ProcessTree("burner", [sys.executable, "-c", parent], directory=tmp_path, core=None) as tree:
-        tree.wait_for_line("done", 20)
-        assert 0.3 <= tree.cpu_seconds() < 3
-        assert tree.memory().rss_bytes >= tree.memory().pss_bytes > 1_000_000
-        assert tree.alive
-    assert not tree.alive
-
-
-def test_what_a_process_started_ends_with_it(tmp_path: Path) -> None:
-    script = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True); import time; time.sleep(60)"
-    with ProcessTree("family", [sys.executable, "-c", script], directory=tmp_path, core=None) as tree:
-        child = Path("/proc") / tree.wait_for_line("", 20)
-        assert len(tree.pids()) == 2
-    deadline = time.monotonic() + 2
-    while (child / "cmdline").exists() and (child / "cmdline").read_bytes() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not (child / "cmdline").exists() or not (child / "cmdline").read_bytes()  # gone, or not yet collected
-
-
-@pytest.mark.parametrize(("percent", "expected"), [(50, 50), (99, 99), (100, 100), (1, 1)])
-def test_percentiles_are_values_that_occurred(percent: float, expected: float) -> None:
-    assert percentile(list(range(100, 0, -1)), percent) == expected
-
-
-def test_tables_show_median_range_and_ratio() -> None:
-    results = results_of(**{"gateway": [150.0, 120.0, 130.0], "sglang-router": [100.0, 104.0, 90.0], "nginx": [25.0]})
-    markdown = as_markdown(results, WORKLOADS, OCCASION)
-    assert "| gateway | 130.0 (120.0–150.0) | 1.30 | 1,000 (1,000–1,000) |" in markdown
-    assert "| sglang-router | 100.0 (90.0–104.0) | 1.00 |" in markdown
-    assert "| nginx | 25.0 | 0.25 | 1,000 |" in markdown
-    assert "| gateway | 1,000 | 2 |" in markdown
-
-
-def test_without_the_rust_router_there_is_no_ratio() -> None:
-    assert "| gateway | 130.0 | – | 1,000 |" in as_markdown(results_of(gateway=[130.0]), WORKLOADS, OCCASION)
-
-
-def test_json_keeps_every_round() -> None:
-    results = Results()
-    for cpu_us in (150.0, 120.0):
-        results.add("plain", "gateway", Measured({"cpu_us": cpu_us}, requests=10, broken=1, faults=("status 500",)))
-    value = json.loads(as_json(results, OCCASION))
-    assert [figures["cpu_us"] for figures in value["figures"]["plain"]["gateway"]] == [150.0, 120.0]
-    assert (value["requests"], value["broken"]) == ({"gateway": 20}, {"gateway": 2})
-    assert value["faults"] == {"gateway": ["plain: status 500"] * 2}
-    assert value["occasion"]["rounds"] == 3
-
-
-def test_the_chart_cuts_the_bar_that_dwarfs_all_others_but_never_ours() -> None:
-    results = results_of(**{"nginx": [25.0], "sglang-router": [100.0], "gateway": [500.0], "litellm": [9000.0]})
-    chart = ElementTree.fromstring(as_svg(results))
-    bars = chart.findall("{*}rect[@rx]")
-    widths = [float(bar.attrib["width"]) for bar in bars]
-    assert widths[1] == pytest.approx(widths[0] * 4, rel=0.01)
-    assert widths[2] == pytest.approx(widths[0] * 20, rel=0.01)
-    assert widths[2] < widths[3] < widths[0] * 100
-    assert len(chart.findall("{*}path")) == 2  # the two strokes of one cut

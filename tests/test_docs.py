@@ -9,7 +9,6 @@ import ast
 import json
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,12 +25,16 @@ from multiverse.errors import GatewayError, ServerDisconnected, ServerRefused, S
 from multiverse.settings import SETTINGS
 from multiverse.web.routes import ROUTES
 from multiverse.web.schemas import CallSchema, RegisterSchema, ServerQuerySchema, ServerSchema
+from tests.node import NODE
 from tests.processes import GatewayProcess
 
 ROOT = Path(__file__).resolve().parent.parent
 README, API, ARCHITECTURE = ROOT / "README.md", ROOT / "docs" / "api.md", ROOT / "docs" / "architecture.md"
 CHANGELOG = ROOT / "CHANGELOG.md"
-DOCUMENTS = [README, CHANGELOG, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(README, CHANGELOG, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL, ROUTE_HEADING = {"sh", "bash"}, re.compile(r"^### `([A-Z]+) (/\S*)`$", re.MULTILINE)
@@ -353,12 +356,11 @@ def test_bodies_in_shell_examples_are_json(example: Example) -> None:
         json.loads(body)
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 @pytest.mark.parametrize("example", examples("javascript"), ids=str)
 def test_node_examples_are_javascript(example: Example, tmp_path: Path) -> None:
     script = tmp_path / "example.mjs"
     script.write_text(example.text, encoding="utf-8")
-    ran = subprocess.run(["node", "--check", str(script)], text=True, capture_output=True, timeout=30, check=False)
+    ran = subprocess.run([NODE, "--check", script], text=True, capture_output=True, timeout=30, check=False)
     assert ran.returncode == 0, ran.stderr
 
 

@@ -19,8 +19,8 @@ import tornado.web
 from multiverse import errors
 from multiverse.config import load_config
 from multiverse.gateway import Gateway
+from multiverse.web.front.door import ClientLimits, FrontDoor
 from multiverse.web.handlers.base import GatewayHandler
-from multiverse.web.http_server import GatewayHTTPServer
 from multiverse.web.routes import ROUTES, Route
 from tests import wire
 from tests.answers import ERRORS, assert_error, assert_error_headers
@@ -331,13 +331,15 @@ async def test_an_unforeseen_fault(tmp_path: Path, caplog: pytest.LogCaptureFixt
     route = Route(shown="/", pattern="/", handler=FailingHandler, access="anyone", methods={"GET": "Fails."})
     rule = (route.pattern, route.handler, {"gateway": gateway, "route": route})
     settings = {"cors_allow_origins": (), "log_function": lambda handler: None}
-    server = GatewayHTTPServer(tornado.web.Application([rule], **settings))
+    limits = ClientLimits(header_timeout_seconds=5, body_timeout_seconds=5, write_timeout_seconds=5)
+    server = FrontDoor(tornado.web.Application([rule], **settings), limits)
     (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
-    server.add_socket(listener)
+    await server.accept_on([listener])
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     answer = await tornado.httpclient.AsyncHTTPClient().fetch(url, raise_error=False)
     server.stop()
     await server.close_all_connections()
+    listener.close()
     pairs = [(name, value) for name, value in answer.headers.get_all()]
     message = assert_error(Response(answer.code, answer.reason, pairs, answer.body), "internal_error")
     assert "planted" not in message

@@ -357,6 +357,16 @@ async def test_loading_and_loaded(tmp_path: Path, start_peer: StartPeer, caplog:
         assert verdicts_logged(caplog) == [("INFO", "loading"), ("INFO", "healthy")]
 
 
+@pytest.mark.parametrize("finding", [LOADING, BUSY])
+async def test_one_that_is_not_ready_yet_is_asked_again_soon(tmp_path: Path, finding: ProbeResult) -> None:
+    async with watching(tmp_path, interval_seconds=60) as watch:
+        server = watch.add(build_server(watch.clock, healthy=False))
+        watch.health.apply(server, finding)
+        assert server.next_probe_seconds - watch.clock.monotonic() <= 2
+        watch.health.apply(server, GOOD)
+        assert server.next_probe_seconds - watch.clock.monotonic() > 50
+
+
 async def test_busy_is_neither_good_nor_bad(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         server = watch.add(build_server(watch.clock))

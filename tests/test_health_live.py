@@ -60,8 +60,8 @@ def test_falling_and_rising_exactly_as_set(start_gateway: StartGateway, peer: Sc
         (True, down),
         (True, up),
     ]
+    eventually_equal(lambda: gateway.output.count("verdict changed"), 3, "only a changed verdict is a line in the log")
     changes = [line for line in gateway.output.splitlines() if "verdict changed" in line]
-    assert len(changes) == 3, "only a changed verdict is a line in the log"
     assert "status 502" in changes[1], "with its reason"
 
 
@@ -75,6 +75,20 @@ def test_a_server_that_hangs_is_unhealthy(start_gateway: StartGateway, peer: Scr
     assert gateway.server(registration_id)["reason"]
     peer.health.always(AnswerModels())
     eventually_equal(lambda: verdict(gateway, registration_id), "healthy", "one good probe brings it back")
+
+
+def test_one_that_is_lost_for_long_is_deregistered(
+    start_gateway: StartGateway, start_peer: StartPeer, model: str
+) -> None:
+    gateway = start_gateway(HEALTH_CHECK_INTERVAL_SECONDS=0.1, AUTO_DEREGISTER_AFTER_HOURS=0.0002)
+    good, lost = start_peer(), start_peer()
+    gateway.register(good, model)
+    gateway.register(lost, model)
+    lost.refuse()
+    eventually_equal(
+        lambda: gateway.admin("GET", "/admin/servers").json()["total"], 1, "the hours are over after 0.7 s"
+    )
+    assert gateway.chat(model).text == good.name
 
 
 def test_loading_is_no_failure(start_gateway: StartGateway, peer: ScriptedPeer, model: str) -> None:
@@ -149,6 +163,25 @@ def test_a_server_that_does_not_list_models(gateway: GatewayProcess, peer: Scrip
         peer.health.queue(answer)
         peer.health.queue(wire.error_answer(503, "ill"))
         assert not gateway.admin("POST", f"/admin/servers/{registration_id}/probe").json()["probe"]["ok"]
+
+
+def test_changes_of_the_model_list_are_followed(start_gateway: StartGateway, start_peer: StartPeer, model: str) -> None:
+    gateway = start_gateway(HEALTH_CHECK_INTERVAL_SECONDS=0.1)
+    peer, other = start_peer(), start_peer()
+    registration_id = gateway.register(peer, model)
+    peer.model_names.clear()  # such as `ollama rm`
+    eventually(lambda: gateway.server(registration_id)["availability"] == "unhealthy", "the owner took it away")
+    record = gateway.server(registration_id)
+    assert (record["health_status"], record["consecutive_failures"]) == ("healthy", 0), "that is no failure"
+    assert "does not list this model any more" in record["reason"]
+    assert model not in [entry["id"] for entry in gateway.call("GET", "/v1/models").json()["data"]]
+    assert gateway.chat(model).code == "no_server_available"
+    gateway.register(other, model)
+    assert [gateway.chat(model).text for _number in range(4)] == [other.name] * 4
+    assert not peer.requests, "nobody is sent to a server that has said so before"
+    peer.model_names.append(model)
+    eventually(lambda: gateway.server(registration_id)["availability"] == "available", "it is back")
+    assert {gateway.chat(model).text for _number in range(4)} == {peer.name, other.name}
 
 
 # -- when, and how many

@@ -91,10 +91,12 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     assert "PORT" in line, "what to change"
 
 
-def test_an_address_of_another_machine(tmp_path: Path) -> None:
-    ended = run_gateway(tmp_path, HOST="192.0.2.1", ENABLE_CONSOLE_LOGGING="false")
-    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
-    assert "192.0.2.1" in ended.stderr
+@pytest.mark.parametrize("host", ["192.0.2.1", "999.1.1.1"])
+def test_an_address_of_another_machine(tmp_path: Path, host: str) -> None:
+    ended = run_gateway(tmp_path, HOST=host, ENABLE_CONSOLE_LOGGING="false")
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
+    assert "HOST" in ended.stderr
+    assert host in ended.stderr
 
 
 def test_a_database_that_is_none(tmp_path: Path) -> None:

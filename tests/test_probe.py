@@ -112,6 +112,24 @@ async def test_what_an_answer_means(peer: ScriptedPeer, answer: str) -> None:
     assert [probe.path for probe in peer.probes] == ["/v1/models"], "one request, and never a completion"
 
 
+LISTS: dict[str, tuple[bytes, frozenset[str] | None]] = {
+    "two models": (wire.json_answer(wire.model_list("a", "org/b")), frozenset({"a", "org/b"})),
+    "none": (wire.json_answer({"data": []}), frozenset()),
+    "an entry without an id": (wire.json_answer({"data": [{"id": "a"}, {"name": "b"}]}), None),
+    "an id that is a number": (wire.json_answer({"data": [{"id": 5}]}), None),
+    "names alone": (wire.json_answer({"data": ["a"]}), None),
+    "no list": (wire.json_answer({"models": []}), None),
+    "an error": (wire.error_answer(503, "busy"), None),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+async def test_which_models_are_listed(peer: ScriptedPeer, name: str) -> None:
+    answer, expected = LISTS[name]
+    peer.health.queue(answer)
+    assert (await probe(build_registration(endpoint_url=peer.url), 2.0)).model_names == expected
+
+
 # -- servers that do not offer the route
 
 

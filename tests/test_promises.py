@@ -31,6 +31,7 @@ NOT_FOR_THE_TABLE = {
     "people.allowances": {"NO_LIMIT"},
     "people.keyring": {"CODE_LENGTH"},
     "web.people_schemas": {"MOST_USES", "MOST_ROSTER_ROWS", "LONGEST_LIFETIME_MINUTES"},
+    "logs": {"BATCH_SECONDS", "BLOCK_BYTES"},
     "proxy.sse": {"LONGEST_BOUNDARY"},
     "redaction": {"SCANNED_MAX_LENGTH", "CUT_EDGE_LENGTH", "ANYWHERE_MIN_LENGTH", "SECRET_MIN_LENGTH"},
     "servers.health": {"SHORTEST_TICK_SECONDS", "LONGEST_TICK_SECONDS"},
@@ -48,11 +49,17 @@ NOT_FOR_THE_TABLE = {
     "storage.writer": {"DROPPED_LOG_INTERVAL_SECONDS"},
     "transport.addresses": {"_MAX_HOST_LENGTH"},
     "transport.decoding": {"STEP_BYTES"},
-    "transport.http": {"SMALL_BODY_BYTES"},
+    "transport.answers": {"MAX_REASON_LENGTH"},
+    "transport.connection": {"SMALL_BODY_BYTES"},
+    "transport.plain": {"MAX_BODY_BYTES"},
+    "transport.pool": {"REAP_SECONDS"},
     "web.app": {"NO_LIMIT"},
+    "web.front.bodies": {"MOST_CHUNK_BYTES"},
+    "web.front.door": {"LOOKS_SECONDS"},
+    "web.front.heads": {"MOST_LENGTH_DIGITS"},
     "web.handlers.admin": {"MOST_PROBES"},
     "web.http_server": {"IDLE_LOOKS_SECONDS", "DISCARD_BYTES"},
-    "web.schemas": {"MAX_TAGS", "MAX_TAG_LENGTH", "MAX_NUMBER"},
+    "web.schemas": {"MAX_MODEL_NAMES", "MAX_TAGS", "MAX_TAG_LENGTH", "MAX_NUMBER"},
 }
 
 

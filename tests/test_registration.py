@@ -555,6 +555,38 @@ async def test_hours_lost_count_over_a_restart(tmp_path: Path, peer: ScriptedPee
         assert not desk.registry.servers
 
 
+async def test_whoever_is_coming_back_is_not_deregistered(tmp_path: Path, peer: ScriptedPeer) -> None:
+    peer.health.queue(wire.html_answer())
+    async with office(tmp_path) as desk:
+        registration_id, _ = await desk.register(peer.url, owner_name="Ada")
+        desk.clock.pass_time(30 * HOUR)
+        hold = Hold()
+        peer.health.queue(hold, AnswerModels())
+        coming_back = asyncio.create_task(desk.register(peer.url))
+        await until(lambda: len(peer.probes) == 2, "the owner registers it again")
+        await desk.service.deregister_lost(24)
+        hold.release()
+        assert await coming_back == (registration_id, False), "it keeps its id"
+        server = desk.service.server(registration_id)
+        assert (server.health_status, server.registration.owner_name) == (HEALTHY, "Ada")
+
+
+async def test_registering_again_asks_the_server_in_its_turn(tmp_path: Path, peer: ScriptedPeer) -> None:
+    async with office(tmp_path) as desk:
+        registration_id, _ = await desk.register(peer.url)
+        hold = Hold()
+        peer.health.queue(hold, AnswerModels())
+        probing = asyncio.create_task(desk.health.probe(desk.service.server(registration_id)))
+        await until(lambda: len(peer.probes) == 2, "it is probed")
+        again = asyncio.create_task(desk.register(peer.url, description="again"))
+        changing = asyncio.create_task(desk.service.update(registration_id, {"api_key": "sk-new"}))
+        await asyncio.sleep(0.1)
+        assert len(peer.probes) == 2, "one probe per server at a time, whoever asks"
+        hold.release()
+        await asyncio.gather(probing, again, changing)
+        assert len(peer.probes) == 4
+
+
 async def test_one_that_cannot_be_deregistered_does_not_save_the_others(
     tmp_path: Path, start_peer: StartPeer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -371,6 +371,19 @@ def test_http_1_0(gateway: GatewayProcess, peer: ScriptedPeer, model: str, strea
         assert client.at_end()
 
 
+def test_a_stream_to_http_1_0_ends_with_the_connection(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    gateway.register(peer, model)
+    peer.script(wire.STREAM_HEAD, wire.chunk(wire.chat_chunk("one")), Sleep(0.1), wire.chunked(wire.good_stream("two")))
+    body = wire.chat_body(model, True)
+    head = f"POST /v1/chat/completions HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: {len(body)}\r\n\r\n"
+    with gateway.client(timeout_seconds=3) as client:
+        client.send(head.encode() + body)
+        response = client.read_response()
+        assert response.body.endswith(wire.DONE)
+        assert response.header("Connection") != "Keep-Alive", "nothing else tells where the body ends"
+        assert client.at_end()
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_connection_close(gateway: GatewayProcess, peer: ScriptedPeer, model: str, stream: bool) -> None:
     gateway.register(peer, model)

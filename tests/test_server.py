@@ -7,7 +7,7 @@ import json
 import pytest
 
 from multiverse.servers.server import HEALTHY, UNHEALTHY, UNKNOWN, Blame, BreakerSettings, Server
-from tests.bench import BOOM, BREAKER, CREATED_AT, HandClock, begin, build_server, fail, succeed
+from tests.bench import BOOM, BREAKER, CREATED_AT, MODEL, HandClock, begin, build_server, fail, succeed
 
 EJECT = BREAKER.eject_seconds
 NO_ANSWER = "the server did not answer"
@@ -318,6 +318,25 @@ def test_a_model_it_does_not_know_waits_for_a_good_probe(server: Server) -> None
     assert server.reason, "and the owner goes on reading why"
     server.note_good_probe()
     assert (server.available, server.reason) == (True, None)
+
+
+def test_a_model_that_was_listed_and_is_not_any_more(server: Server) -> None:
+    for names in (None, [], ["llama.gguf"]):
+        assert not server.note_good_probe(names)
+        assert server.available, "who never listed it serves it all the same"
+    assert not server.note_good_probe(["llama.gguf", MODEL])
+    assert server.note_good_probe(["llama.gguf"]), "that is news"
+    assert (server.health_status, server.available, server.offers_model) == (HEALTHY, False, False)
+    assert (server.availability, server.may_be_last_resort) == ("unhealthy", False)
+    assert not server.note_good_probe([]), "and stays so"
+    assert server.reason is not None
+    assert "does not list this model" in server.reason
+    assert server.note_good_probe([MODEL]), "it is back"
+    assert (server.available, server.reason) == (True, None)
+    server.note_good_probe([])
+    server.forget_model()
+    server.note_good_probe(["another"])
+    assert server.available, "under a new name it is asked anew"
 
 
 def test_what_an_old_address_did_says_nothing_about_the_new_one(server: Server, clock: HandClock) -> None:

@@ -295,6 +295,8 @@ def test_a_server_that_does_not_know_the_model(
     record = gateway.server(lost_id)
     assert (record["availability"], record["consecutive_failures"]) == ("unhealthy", 0)
     assert "served_model_name" in record["reason"]
+    offered = gateway.call("GET", f"/v1/models/{model}").json()
+    assert (offered["servers"], offered["healthy_servers"]) == (2, 1)
     assert gateway.admin("POST", f"/admin/servers/{lost_id}/probe").json()["availability"] == "available"
     assert {gateway.chat(model).text for _number in range(2)} == {good.name}
     assert len(lost.requests) == 2, "until the next good probe"

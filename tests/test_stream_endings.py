@@ -189,6 +189,18 @@ def test_a_huge_first_event(impatient_gateway: GatewayProcess, peer: ScriptedPee
     assert (response.status, response.code) == (502, "server_error")
 
 
+def test_what_came_before_a_huge_event_arrives(
+    impatient_gateway: GatewayProcess, peer: ScriptedPeer, model: str
+) -> None:
+    impatient_gateway.register(peer, model)
+    both = wire.chat_chunk("one") + wire.chat_chunk("x" * 100_000)
+    peer.script(wire.STREAM_HEAD + wire.chunked(both, len(both), last_chunk=False), Hold())
+    with impatient_gateway.stream(model) as stream:
+        stream.read_to_end()
+    assert stream.texts == ["one"]
+    assert_one_error_event(stream, frozenset({"server_error"}))
+
+
 @pytest.mark.parametrize("framing", ["length", "chunked", "until close"])
 def test_a_huge_plain_answer(impatient_gateway: GatewayProcess, peer: ScriptedPeer, model: str, framing: str) -> None:
     registration_id = impatient_gateway.register(peer, model)

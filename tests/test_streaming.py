@@ -239,6 +239,17 @@ def test_elsewhere_an_orderly_end_is_whole(gateway: GatewayProcess, peer: Script
 # -- what was asked and what comes
 
 
+def test_plain_json_that_comes_after_a_keep_alive(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    registration_id = gateway.register(peer, model)
+    peer.always(Sleep(0.5), wire.json_answer({"choices": []}))
+    for _number in range(3):
+        with gateway.stream(model) as stream:
+            stream.read_to_end()
+        assert [error["code"] for error in stream.errors] == ["server_error"], "a JSON body is no event"
+    record = gateway.server(registration_id)
+    assert (record["availability"], record["consecutive_failures"]) == ("available", 0), "nobody is to blame"
+
+
 def test_plain_json_although_a_stream_was_asked(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
     gateway.register(peer, model)
     body = json.dumps(wire.chat_completion(MULTIBYTE), indent=1).encode()

@@ -32,17 +32,22 @@ async def test_counts_and_rows(tmp_path: Path) -> None:
         usage = Usage(store=store)
         outcomes = ["ok", "ok", "ok", "failed", "client_closed", "client_closed", "rejected"]
         for _outcome in outcomes:
-            usage.admitted()
-        assert usage.requests() == {"total": 7, "ok": 0, "failed": 0, "client_closed": 0, "in_flight": 7}
+            usage.admitted("client-1")
+        usage.admitted("admin")
+        assert usage.in_flight_by_key() == {"client-1": 7, "admin": 1}
+        usage.ended(build_record(key_name="admin", outcome="ok"))
+        assert usage.in_flight_by_key() == {"client-1": 7}, "who has none under way is not there"
+        assert usage.requests() == {"total": 8, "ok": 1, "failed": 0, "client_closed": 0, "in_flight": 7}
         for number, outcome in enumerate(outcomes, 1):
             tokens = {"prompt_tokens": 10, "completion_tokens": number} if outcome == "ok" else {}
             usage.ended(build_record(request_id=f"req-{number}", outcome=outcome, **tokens))
-        assert usage.requests() == {"total": 7, "ok": 3, "failed": 2, "client_closed": 2, "in_flight": 0}
+        assert usage.requests() == {"total": 8, "ok": 4, "failed": 2, "client_closed": 2, "in_flight": 0}
         assert usage.tokens() == {"prompt": 30, "completion": 6, "total": 36}
         rows = await store.usage_rows()
-        assert [row["outcome"] for row in reversed(rows)] == outcomes
+        assert [row["outcome"] for row in reversed(rows)] == ["ok", *outcomes]
         totals = await store.usage_totals()
-        assert (totals["total"], totals["prompt_tokens"], totals["completion_tokens"]) == (7, 30, 6)
+        assert (totals["total"], totals["prompt_tokens"], totals["completion_tokens"]) == (8, 30, 6)
+        assert usage.in_flight_by_key() == {}
 
 
 async def test_a_row_holds_what_is_known(tmp_path: Path) -> None:
@@ -62,7 +67,7 @@ async def test_a_row_holds_what_is_known(tmp_path: Path) -> None:
     assert set(record.row()) == set(USAGE_COLUMNS)
     async with opened(tmp_path / "gateway.db") as store:
         usage = Usage(store=store)
-        usage.admitted()
+        usage.admitted("client-1")
         usage.ended(record)
         (row,) = await store.usage_rows()
     assert {name: row[name] for name in known} == {**known, "tokens_estimated": 1}
@@ -80,7 +85,7 @@ async def test_one_line_for_a_request(tmp_path: Path, caplog: pytest.LogCaptureF
         for level, lines in ((logging.INFO, 1), (logging.WARNING, 0)):
             caplog.clear()
             caplog.set_level(level, "multiverse.requests")
-            usage.admitted()
+            usage.admitted("client-1")
             usage.ended(build_record(outcome="ok", status=200, completion_tokens=4))
             assert len(caplog.records) == lines
             for line in caplog.records:
@@ -92,7 +97,7 @@ async def test_one_line_for_a_request(tmp_path: Path, caplog: pytest.LogCaptureF
 async def test_only_outcomes_that_exist(tmp_path: Path) -> None:
     async with opened(tmp_path / "gateway.db") as store:
         usage = Usage(store=store)
-        usage.admitted()
+        usage.admitted("client-1")
         with pytest.raises(KeyError):
             usage.ended(build_record(outcome="odd"))
         assert await store.usage_rows() == []

@@ -6,6 +6,7 @@ Rows go to the store's next batch; nothing here waits for the disk. Prompts and 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,18 +53,25 @@ class Usage:
 
     def __init__(self, *, store: Store) -> None:
         self._store = store
-        self.in_flight = 0
+        self._in_flight: Counter[str] = Counter()
         self._outcomes = dict.fromkeys(OUTCOMES, 0)
         self._prompt_tokens = 0
         self._completion_tokens = 0
 
-    def admitted(self) -> None:
-        """A request may go on; `ended` must follow."""
-        self.in_flight += 1
+    @property
+    def in_flight(self) -> int:
+        """How many requests are under way."""
+        return self._in_flight.total()
+
+    def admitted(self, key_name: str) -> None:
+        """A request by this key may go on; `ended` must follow."""
+        self._in_flight[key_name] += 1
 
     def ended(self, record: UsageRecord) -> None:
         """The request of `record` is over."""
-        self.in_flight -= 1
+        self._in_flight[record.key_name] -= 1
+        if not self._in_flight[record.key_name]:
+            del self._in_flight[record.key_name]  # Only who is here now, however many keys have come and gone.
         self._outcomes[record.outcome] += 1
         self._prompt_tokens += record.prompt_tokens or 0
         self._completion_tokens += record.completion_tokens or 0
@@ -81,6 +89,10 @@ class Usage:
             "client_closed": outcomes["client_closed"],
             "in_flight": self.in_flight,
         }
+
+    def in_flight_by_key(self) -> dict[str, int]:
+        """How many requests are under way of each key, by its name; keys without any are left out."""
+        return dict(self._in_flight)
 
     def tokens(self) -> dict[str, int]:
         """Tokens of contract §1's `/admin/stats`."""

@@ -128,7 +128,7 @@ class Forwarding:
         """
         proxy = self._proxy
         proxy.under_way.add(self)
-        proxy.usage.admitted()
+        proxy.usage.admitted(self._call.caller.name)
         if self._call.stream:
             self._answer.keep_alive()
         try:

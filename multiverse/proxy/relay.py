@@ -7,6 +7,7 @@ is asked, and what follows from a failure, is decided in forward.py.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from multiverse.errors import StreamTruncated
@@ -94,7 +95,7 @@ class Relay:
             )
         if self._call.stream and self._answer.started:
             reason = "the server does not stream: it answers a streamed request with plain JSON"
-            raise Refused(bad_answer_verdict(reason))
+            raise Refused(replace(bad_answer_verdict(reason), blame=Blame.NONE))
         self._answer.held_for_json = True
 
     def _is_audio(self, content_type: str) -> bool:
@@ -113,6 +114,8 @@ class Relay:
         try:
             block = self._reader.feed(data)
         except EventTooLarge as error:
+            if error.complete:
+                self._pass_on(error.complete)  # Whole events that came before it belong to the client.
             raise AnswerTooLarge("one event of the server's stream is larger than the gateway accepts") from error
         return self._pass_on(block) if block else None
 

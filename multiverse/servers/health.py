@@ -17,7 +17,7 @@ from multiverse.clock import Clock
 from multiverse.servers.identity import Registration
 from multiverse.servers.probe import Finding, Prober, ProbeResult
 from multiverse.servers.registry import Registry
-from multiverse.servers.server import HEALTHY, Server
+from multiverse.servers.server import UNKNOWN, Server
 from multiverse.storage.store import Store
 from multiverse.ticking import SteadyCallback
 
@@ -30,6 +30,7 @@ DOUBLINGS = 30
 TICKS_PER_INTERVAL = 20
 SHORTEST_TICK_SECONDS, LONGEST_TICK_SECONDS = 0.02, 1.0
 STREAMS_WITHIN_SECONDS = 10.0
+UNDECIDED_PROBE_SECONDS = 2.0
 
 
 class HealthChecker:
@@ -89,7 +90,7 @@ class HealthChecker:
 
     async def _probe_when_free(self, server: Server) -> None:
         try:
-            async with self._slots, self._turn(server):
+            async with self._slots, self.turn(server):
                 # Meanwhile an admin may have asked it, or deregistered it.
                 if server.registered and server.next_probe_seconds <= self._clock.monotonic():
                     await self._probe(server)
@@ -100,6 +101,8 @@ class HealthChecker:
     def schedule(self, server: Server, *, backing_off: bool = False) -> None:
         """Set the moment of the next probe: one interval on, a little earlier or later, or much later for the lost."""
         seconds = self._interval_seconds
+        if server.loading or (server.health_status == UNKNOWN and server.last_checked_at is not None):
+            seconds = min(seconds, UNDECIDED_PROBE_SECONDS)  # Nothing is wrong with it, and a class waits for it.
         jitter = 1 - self._chooser.uniform(0, JITTER)
         now = self._clock.monotonic()
         server.next_probe_seconds = server.usual_probe_seconds = now + seconds * jitter
@@ -112,11 +115,11 @@ class HealthChecker:
 
     async def probe(self, server: Server) -> ProbeResult:
         """Probe `server` now (after the probe that is under way), counted like any other."""
-        async with self._turn(server):
+        async with self.turn(server):
             return await self._probe(server)
 
-    def _turn(self, server: Server) -> asyncio.Lock:
-        """One probe per server at a time, whoever asks."""
+    def turn(self, server: Server) -> asyncio.Lock:
+        """One probe per server at a time, whoever asks; locked while it is being asked."""
         return self._turns.setdefault(server, asyncio.Lock())
 
     async def _probe(self, server: Server) -> ProbeResult:
@@ -152,7 +155,7 @@ class HealthChecker:
         if result.slots is not None:
             server.learned_slots = result.slots
         if result.finding is Finding.GOOD:
-            changed = server.note_good_probe()
+            changed = server.note_good_probe(result.model_names)
         elif result.finding is Finding.ALIVE:
             server.note_alive()
         elif result.finding is Finding.LOADING:
@@ -187,10 +190,10 @@ class HealthChecker:
         fields: dict[str, Any] = {
             "server": server.registration_id,
             "model": server.registration.model_name,
-            "verdict": server.availability if server.loading else server.health_status,
-            "reason": result.reason or "the probe was good",
+            "verdict": server.availability if server.loading or server.model_missing else server.health_status,
+            "reason": result.reason or (server.reason if server.model_missing else "the probe was good"),
         }
-        level = logging.INFO if server.health_status == HEALTHY or server.loading else logging.WARNING
+        level = logging.INFO if server.offers_model or server.loading else logging.WARNING
         LOG.log(level, "server verdict changed", extra={"fields": fields})
         self._store.queue_server_state(server.registration_id, server.state_row())
 

@@ -38,11 +38,15 @@ class Finding(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """A finding, a sentence for the owner, how long the answer took in milliseconds; `slots` if it told them."""
+    """A finding, a sentence for the owner, how long the answer took in milliseconds, and the models that it lists.
+
+    `model_names` is None where there is no list, or one whose entries have no ids; `slots` where it does not tell them.
+    """
 
     finding: Finding
     reason: str | None
     response_time_ms: float
+    model_names: frozenset[str] | None = None
     slots: int | None = None
 
     @property
@@ -55,6 +59,18 @@ class ModelList(msgspec.Struct):
     """The part of an OpenAI model list that makes it one."""
 
     data: list[msgspec.Raw]
+
+
+class ListedModel(msgspec.Struct):
+    """The part of an entry that names a model."""
+
+    id: str
+
+
+class NamedModels(msgspec.Struct):
+    """A model list whose entries all have a name."""
+
+    data: list[ListedModel]
 
 
 class Props(msgspec.Struct):
@@ -80,28 +96,30 @@ class Prober:
         started = self._clock.monotonic()
         finding: Finding
         reason: str | None
+        names: frozenset[str] | None = None
         try:
             deadline = started + self._timeout_seconds
             finding, reason, body = await self._ask(registration, deadline)
-            if wants_slots and finding is Finding.GOOD and SAYS_LLAMA_CPP in body:
-                slots = await self._ask_for_slots(registration, deadline)
+            if finding is Finding.GOOD:
+                names = listed_names(body)
+                slots = await self._ask_for_slots(registration, body, deadline) if wants_slots else None
         except (AnswerTimeout, ConnectTimeout):
             seconds = self._timeout_seconds
             finding = Finding.FAILED
             reason = f"the server did not answer the probe within {seconds:g} s; is the machine awake?"
         except TransportError as error:
             finding, reason = Finding.FAILED, error.reason
-        return ProbeResult(finding, reason, round((self._clock.monotonic() - started) * 1000, 1), slots)
+        return ProbeResult(finding, reason, round((self._clock.monotonic() - started) * 1000, 1), names, slots)
 
     async def _ask(self, registration: Registration, deadline: float) -> tuple[Finding, str | None, bytes]:
         answer = status, headers, body = await self._get(registration, "/v1/models", deadline)
         if status in ROUTE_NOT_OFFERED and not is_html(headers, body) and tunnel_reason(*answer) is None:
-            return *judge_health(status, *await self._get(registration, "/health", deadline)), body
+            return *judge_health(status, *await self._get(registration, "/health", deadline)), b""
         return *judge_models(*answer), body
 
-    async def _ask_for_slots(self, registration: Registration, deadline: float) -> int | None:
+    async def _ask_for_slots(self, registration: Registration, models: bytes, deadline: float) -> int | None:
         """llama.cpp's `--parallel`; a server that does not tell is as good as before."""
-        for route in ("/props", "/slots"):
+        for route in ("/props", "/slots") if SAYS_LLAMA_CPP in models else ():
             try:
                 status, _headers, body = await self._get(registration, route, deadline)
             except TransportError:
@@ -157,6 +175,14 @@ def judge_model_list(body: bytes) -> tuple[Finding, str | None]:
     except (msgspec.DecodeError, RecursionError, ValueError):
         return Finding.FAILED, "GET /v1/models answers, but not with a JSON object that has a `data` list"
     return Finding.GOOD, None
+
+
+def listed_names(body: bytes) -> frozenset[str] | None:
+    """The ids in a model list; None when its entries are not what they should be."""
+    try:
+        return frozenset(model.id for model in msgspec.json.decode(body, type=NamedModels).data)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
 
 
 def judge_health(models_status: int, status: int, headers: dict[str, str], body: bytes) -> tuple[Finding, str | None]:

@@ -7,6 +7,7 @@ judged by web/schemas.py before; which addresses may be dialled by transport/add
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Callable
@@ -105,7 +106,7 @@ class RegistrationService:
         candidate = self._candidate(endpoint, {**given, "owner_key_id": owner_key_id})
         known = self._find_own(candidate)
         asked = candidate if known is None else replace(known.registration, **given)
-        result = await self._probe_first(asked, require_healthy=require_healthy)
+        result = await self._probe_first(asked, known, require_healthy=require_healthy)
         async with self._writing:
             known = self._find_own(candidate)
             if known is not None:
@@ -151,12 +152,18 @@ class RegistrationService:
             pass  # A tunnel's name may come alive later: registered, unhealthy.
         return endpoint
 
-    async def _probe_first(self, registration: Registration, *, require_healthy: bool) -> ProbeResult:
-        result = await self._prober.probe(registration, wants_slots=True)
+    async def _probe_first(
+        self, registration: Registration, known: Server | None, *, require_healthy: bool
+    ) -> ProbeResult:
+        turn: contextlib.AbstractAsyncContextManager[object] = contextlib.nullcontext()
+        if known is not None and known.registration.endpoint == registration.endpoint:
+            turn = self._health.turn(known)  # Another address need not wait for this one to answer.
+        async with turn:
+            result = await self._prober.probe(registration, wants_slots=True)
         if require_healthy and result.finding is not Finding.GOOD:
             raise NoServerAvailable(
-                f"Nothing was changed, because the server did not pass its probe: {result.reason}. Start it and "
-                "try again, or leave `require_healthy` out.",
+                f"Nothing was changed, because the server did not pass its probe ({result.reason}). Start it "
+                "and try again, or leave `require_healthy` out.",
                 retry_after_seconds=5,
             )
         return result
@@ -177,7 +184,7 @@ class RegistrationService:
             self._on_secret(changes["api_key"])
         asked, result = replace(server.registration, **changes), None
         if require_healthy or ASKS_THE_SERVER_AGAIN & changes.keys():
-            result = await self._probe_first(asked, require_healthy=require_healthy)
+            result = await self._probe_first(asked, server, require_healthy=require_healthy)
         async with self._writing:
             self.server(registration_id)  # It may have been deregistered while we asked.
             await self._save_changes(server, changes)
@@ -202,7 +209,7 @@ class RegistrationService:
         if after.endpoint != before.endpoint:
             server.forget_health()
         if any(getattr(after, name) != getattr(before, name) for name in NAMES_OF_THE_MODEL):
-            server.model_missing = False  # What it did not know was another name.
+            server.forget_model()
         if after.model_name != before.model_name and server.registered:
             self._registry.rename(server, before.model_name, unix_from_iso(after.updated_at))
 
@@ -211,14 +218,16 @@ class RegistrationService:
     async def deregister(self, registration_id: str) -> None:
         """No new request goes there from now on; those under way finish. Raises ServerNotFound, StoreFailed."""
         async with self._writing:
-            server = self.server(registration_id)
-            self._registry.remove(registration_id)
-            try:
-                await self._store.delete_registration(registration_id)
-            except Exception:
-                # Still on disk: it would be back after a restart, so say so now rather than then.
-                self._registry.add(server, unix_from_iso(server.registration.created_at))
-                raise
+            await self._take_out(self.server(registration_id))
+
+    async def _take_out(self, server: Server) -> None:
+        self._registry.remove(server.registration_id)
+        try:
+            await self._store.delete_registration(server.registration_id)
+        except Exception:
+            # Still on disk: it would be back after a restart, so say so now rather than then.
+            self._registry.add(server, unix_from_iso(server.registration.created_at))
+            raise
         LOG.info("server deregistered", extra={"fields": self._log_fields(server)})
 
     async def set_draining(self, registration_id: str, draining: bool) -> Server:
@@ -234,13 +243,17 @@ class RegistrationService:
         return server
 
     async def deregister_lost(self, after_hours: float) -> None:
-        """Deregister the servers that have been unhealthy for `after_hours`."""
+        """Deregister the servers that have been unhealthy for `after_hours`, but none that is being asked right now."""
         for server in list(self._registry.servers):
-            if self._health.lost_for_hours(server) < after_hours:
-                continue
-            LOG.warning("server unhealthy for too long", extra={"fields": self._log_fields(server)})
             try:
-                await self.deregister(server.registration_id)
+                async with self._writing:
+                    # Its owner may be registering it again, or may have done so while others were written.
+                    if not server.registered or self._health.turn(server).locked():
+                        continue
+                    if self._health.lost_for_hours(server) < after_hours:
+                        continue
+                    LOG.warning("server unhealthy for too long", extra={"fields": self._log_fields(server)})
+                    await self._take_out(server)
             except GatewayError as error:  # Somebody was faster, or the disk is full: the others still have their turn.
                 fields = {**self._log_fields(server), "reason": error.message}
                 LOG.warning("server not deregistered", extra={"fields": fields})

@@ -7,19 +7,17 @@ ejection, breaker.py) are counted apart. Every question has one predicate, and e
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from enum import Enum
+from collections.abc import Callable, Collection
 from typing import Any
 
 from multiverse.clock import Clock, unix_from_iso
-from multiverse.servers.breaker import Breaker, BreakerSettings
+from multiverse.servers.breaker import Blame, Breaker, BreakerSettings
 from multiverse.servers.identity import Registration
 
 __all__ = [
     "HEALTHY",
     "UNHEALTHY",
     "UNKNOWN",
-    "Attempt",
     "Blame",
     "BreakerSettings",
     "Registration",
@@ -29,14 +27,6 @@ __all__ = [
 HEALTHY, UNHEALTHY, UNKNOWN = "healthy", "unhealthy", "unknown"
 
 CONNECT_FAILURE_AVOIDED_SECONDS = 2.0
-
-
-class Blame(Enum):
-    """What the end of an attempt says about the server."""
-
-    SUCCESS = "success"
-    FAILURE = "failure"
-    NONE = "none"
 
 
 class Server:
@@ -64,9 +54,9 @@ class Server:
         self.health_status = UNKNOWN
         self.reason: str | None = None
         self.loading = False
-        self.model_missing = False
         self.learned_slots: int | None = None
         self.refuses_usage = False  # It answers 4xx when a stream is asked to report its usage.
+        self.forget_model()
         self.probe_failures = 0
         self._probe_successes = 0
         self._breaker = Breaker(self._settings, self._clock)
@@ -78,6 +68,11 @@ class Server:
         self._forgotten_moment = self._next_moment()
         self.unhealthy_since: str | None = None
         self._unhealthy_since_seconds = 0.0
+
+    def forget_model(self) -> None:
+        """What was found out about the model is about another name."""
+        self.model_missing = False
+        self._has_listed_model = False
 
     def _next_moment(self) -> int:
         self._moment += 1
@@ -112,9 +107,14 @@ class Server:
         return self._breaker.seconds_to_trial
 
     @property
+    def offers_model(self) -> bool:
+        """Healthy, and not known to lack the model."""
+        return self.health_status == HEALTHY and not self.model_missing
+
+    @property
     def in_rotation(self) -> bool:
         """Healthy and willing; it may still be ejected or full."""
-        return self.health_status == HEALTHY and not (self.draining or self.loading or self.model_missing)
+        return self.offers_model and not (self.draining or self.loading)
 
     @property
     def available(self) -> bool:
@@ -224,21 +224,36 @@ class Server:
 
     # -- probes --------------------------------------------------------------------------------------------------------
 
-    def note_good_probe(self) -> bool:
-        """The probe was good; True when the verdict changed. Ends an ejection's wait, not its count."""
+    def note_good_probe(self, model_names: Collection[str] | None = None) -> bool:
+        """The probe was good, and showed these models; True when the verdict changed. Ends an ejection's wait only."""
+        was_missing = self.model_missing
         was_in_doubt = self.health_status != HEALTHY or self.loading
         self.probe_failures = 0
         self._probe_successes += 1
-        self.loading = self.model_missing = False
+        self.loading = False
+        self.model_missing = self._dropped_model(model_names)
         self._breaker.good_probe()
         # Recovering takes `successes_to_recover`; a server that never failed a probe has nothing to recover from.
         if self.health_status == UNHEALTHY and self._probe_successes < self._settings.successes_to_recover:
             return False
         self.health_status = HEALTHY
         self.unhealthy_since = None
-        if self._breaker.failures == 0 and self.preferred:
+        if self.model_missing:
+            self.reason = "the server does not list this model any more; is it still there?"
+        elif self._breaker.failures == 0 and self.preferred:
             self.reason = None
-        return was_in_doubt
+        return was_in_doubt or self.model_missing != was_missing
+
+    def _dropped_model(self, model_names: Collection[str] | None) -> bool:
+        """Whether the model was in the server's list and is not any more.
+
+        One that was never there says nothing: many servers list file names, and serve whatever they are asked for.
+        """
+        if model_names is None:
+            return False
+        listed = (self.registration.served_model_name or self.registration.model_name) in model_names
+        self._has_listed_model = self._has_listed_model or listed
+        return self._has_listed_model and not listed
 
     def note_failed_probe(self, reason: str) -> bool:
         """The probe failed; True when the verdict changed. Before the first good probe, one failure is enough."""
@@ -275,10 +290,9 @@ class Server:
     # -- what is shown and stored --------------------------------------------------------------------------------------
 
     def record(self) -> dict[str, Any]:
-        """The record of contract §2; the server's own key never comes out."""
+        """The record of contract §2; the server's own key and its owner's never come out."""
         row = self.registration.to_row()
-        api_key = row.pop("api_key")
-        del row["owner_key_id"]  # Whose it is decides who may see it; it is nothing to be seen.
+        api_key, _owner = row.pop("api_key"), row.pop("owner_key_id")
         return {
             **row,
             "has_api_key": api_key is not None,

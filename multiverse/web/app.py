@@ -23,6 +23,7 @@ from multiverse.config import Config, ConfigError
 from multiverse.errors import StoreFailed
 from multiverse.gateway import Gateway
 from multiverse.logs import Logs, open_logs
+from multiverse.web.front.door import ClientLimits, FrontDoor
 from multiverse.web.handlers.base import NotFoundHandler
 from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
 from multiverse.web.routes import ROUTES, Route
@@ -47,16 +48,23 @@ def make_app(gateway: Gateway) -> tornado.web.Application:
     )
 
 
-def make_server(gateway: Gateway) -> GatewayHTTPServer:
-    """The HTTP server of `gateway`, not listening yet."""
-    config = gateway.config
-    return GatewayHTTPServer(
-        make_app(gateway),
-        idle_connection_timeout=config.header_timeout_seconds,
-        body_timeout=config.body_timeout_seconds,
-        max_header_size=MAX_HEAD_BYTES,
-        max_body_size=NO_LIMIT,
+def make_server(gateway: Gateway) -> FrontDoor | GatewayHTTPServer:
+    """The HTTP server of `gateway` that `HTTP_SERVER` names, not listening yet. To be called in the loop."""
+    config, app = gateway.config, make_app(gateway)
+    if config.http_server == "tornado":
+        return GatewayHTTPServer(
+            app,
+            idle_connection_timeout=config.header_timeout_seconds,
+            body_timeout=config.body_timeout_seconds,
+            max_header_size=MAX_HEAD_BYTES,
+            max_body_size=NO_LIMIT,
+        )
+    limits = ClientLimits(
+        header_timeout_seconds=config.header_timeout_seconds,
+        body_timeout_seconds=config.body_timeout_seconds,
+        write_timeout_seconds=config.client_write_timeout_seconds,
     )
+    return FrontDoor(app, limits)
 
 
 def run(config: Config) -> int:
@@ -69,6 +77,9 @@ def run(config: Config) -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_serve(config, logs))
+    except ConfigError as error:
+        sys.stderr.write(f"multiverse: {error}\n")
+        return EXIT_BAD_SETTINGS
     except (StoreFailed, _CannotListen) as error:
         sys.stderr.write(f"multiverse: {error}\n")
         return EXIT_FAILED
@@ -98,6 +109,10 @@ def _bind(config: Config) -> list[socket.socket]:
                 f"port {config.port} is in use already; set PORT to another one, or stop what uses it "
                 f"(find it with: lsof -ti:{config.port})"
             ) from error
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(
+                f"HOST must be an address of this machine, 0.0.0.0 for all; got {config.host!r}"
+            ) from error
         raise _CannotListen(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
 
 
@@ -121,7 +136,7 @@ async def _serve(config: Config, logs: Logs) -> int:
     try:
         async with Gateway(config, on_secret=logs.redact) as gateway:
             server = make_server(gateway)
-            server.add_sockets(sockets)
+            await server.accept_on(sockets)
             host, port = sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             LOG.info("multiverse %s listening on http://%s:%d", __version__, shown, port)

@@ -9,19 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
-import msgspec
 from tornado import httputil
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer, _HTTPRequestContext
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
-from multiverse.errors import InvalidRequest, envelope
-from multiverse.web.handlers.base import request_id_of
+from multiverse.web.malformed import log_malformed, malformed_answer
 
 LOG = logging.getLogger(__name__)
 
@@ -36,7 +33,6 @@ IDLE_LOOKS_SECONDS = 0.02
 DISCARD_BYTES = 65_536
 # The rest of a refused body up to this size is awaited, so that the connection can be used again.
 SMALL_BODY_BYTES = 65_536
-QUOTED = re.compile(r"['\"].*", re.DOTALL)
 
 
 class RequestConnection(HTTP1Connection):
@@ -61,6 +57,28 @@ class RequestConnection(HTTP1Connection):
     def busy(self) -> bool:
         """A request has come, and its answer is not out."""
         return self._request_start_line is not None and self._linger_timer is None and not self._finish_future.done()
+
+    # -- what handlers ask ---------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client is gone."""
+        return self.stream.closed()
+
+    @property
+    def congested(self) -> bool:
+        """Whether something of what was written is still here."""
+        return self.stream.writing()
+
+    @property
+    def taken_bytes(self) -> int:
+        """How much of what was written on this connection has left this process."""
+        # Tornado has no public word for it; without it, a slow reader looks like one that stopped.
+        return int(getattr(self.stream, "_total_write_done_index", 0))
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self.stream.close()
 
     async def serve(self, delegate: httputil.HTTPMessageDelegate) -> bool:
         """Read the request and see its answer out; True when another may follow.
@@ -153,6 +171,11 @@ class RequestConnection(HTTP1Connection):
         """As Tornado's; an answer before the end of a large body is the last on its connection, and says so."""
         if headers.get("Connection") == "close" or not (self._read_finished or self._body_is_small):
             self._disconnect_on_finish = True
+        request, asked = self._request_start_line, self._request_headers
+        if getattr(request, "version", "") == "HTTP/1.0" and asked is not None and "Content-Length" not in headers:
+            # Only the end of the connection ends such a body; Tornado would promise to keep it.
+            self._disconnect_on_finish = True
+            asked.pop("Connection", None)
         return super().write_headers(start_line, headers, chunk)
 
     def finish(self) -> None:
@@ -187,31 +210,16 @@ class RequestConnection(HTTP1Connection):
 
     async def _answer_malformed(self, error: httputil.HTTPInputError) -> None:
         """400, unless an answer has begun already; what else the client sends belongs to no request."""
-        fields = {"client": str(self.context), "problem": QUOTED.sub("", str(error))[:100]}
-        LOG.info("malformed request", extra={"fields": fields})
+        log_malformed(str(self.context), str(error))
         self._hangs_up = True
         if self._response_start_line is None:
-            self.stream.write(self._malformed_answer())
+            self.stream.write(malformed_answer(self._request_headers))
         if self._linger_timer is None:
             self._linger()
         with contextlib.suppress(StreamClosedError):
             while True:
                 await self.stream.read_bytes(DISCARD_BYTES, partial=True)
                 await asyncio.sleep(0)  # What has arrived already is read without giving way.
-
-    def _malformed_answer(self) -> bytes:
-        error = InvalidRequest("The request is malformed: its request line, headers or body do not follow HTTP/1.1.")
-        body = msgspec.json.encode(envelope(error))
-        headers = self._request_headers
-        lines = (
-            f"HTTP/1.1 {error.status} Bad Request",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-            f"X-Request-ID: {request_id_of(headers or httputil.HTTPHeaders())}",
-            "X-Content-Type-Options: nosniff",
-            "Connection: close",
-        )
-        return "\r\n".join((*lines, "", "")).encode("ascii") + body
 
 
 def is_small(length: str) -> bool:
@@ -250,6 +258,10 @@ class GatewayHTTPServer(HTTPServer):
         connection = ClientConnection(stream, self.conn_params, context)
         self._connections.add(connection)
         connection.start_serving(self)
+
+    async def accept_on(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept connections on `sockets`, which stay the caller's to close."""
+        self.add_sockets(sockets)
 
     async def wait_until_idle(self, within_seconds: float) -> None:
         """Let answers that are under way go out."""

@@ -34,7 +34,7 @@ from multiverse.web.schemas import (
 # "owner": an admin, or a student for the servers registered with that student's key.
 Access = Literal["anyone", "client", "owner", "admin"]
 
-REGISTRATION_ID = KEY_ID = CODE_ID = r"([A-Za-z0-9-]{1,64})"
+REGISTRATION_ID = KEY_ID = CODE_ID = "([^/]+)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

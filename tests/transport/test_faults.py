@@ -307,9 +307,16 @@ async def test_nothing_compressed_is_nothing(client: StreamingHTTPClient, peer: 
     assert len(peer.connections) == 1
 
 
-@pytest.mark.parametrize("packed", [b"this is not gzip", gzip.compress(b"x" * 1000)[:-8] + b"\0" * 8, b"\x1f\x8b" * 9])
-async def test_corrupt_compression_is_no_answer(client: StreamingHTTPClient, peer: ScriptedPeer, packed: bytes) -> None:
-    peer.script(compressed(b"", "gzip", packed))
+CORRUPT = {
+    "something else": b"this is not gzip",
+    "a wrong checksum": gzip.compress(b"x" * 1000)[:-8] + b"\0" * 8,
+    "a broken head": b"\x1f\x8b" * 9,
+}
+
+
+@pytest.mark.parametrize("name", CORRUPT)
+async def test_corrupt_compression_is_no_answer(client: StreamingHTTPClient, peer: ScriptedPeer, name: str) -> None:
+    peer.script(compressed(b"", "gzip", CORRUPT[name]))
     with pytest.raises(BadAnswer) as caught:
         await ask(client, peer)
     assert "compress" in caught.value.reason

@@ -200,7 +200,11 @@ class StatsHandler(GatewayHandler):
                     **{verdict: verdicts.count(verdict) for verdict in (HEALTHY, UNHEALTHY, UNKNOWN)},
                 },
                 "models": sum(1 for _ in gateway.registry.models()),
-                "requests": {**gateway.usage.requests(), "queued": gateway.queue.length},
+                "requests": {
+                    **gateway.usage.requests(),
+                    "in_flight_by_key": gateway.usage.in_flight_by_key(),
+                    "queued": gateway.queue.length,
+                },
                 "tokens": gateway.usage.tokens(),
                 "probes": {"total": gateway.health.probes_total, "failed": gateway.health.probes_failed},
                 "store": {"queued": gateway.store.queued, "dropped": gateway.store.dropped},

@@ -1,17 +1,12 @@
 """`/v1`: models on offer, and requests that are forwarded to a server.
 
-The handler is the client's end of the wire: it turns Tornado's connection into a `Reply` with back-pressure. Picking
-servers, failing over and reading answers all live in proxy/.
+What the proxy writes to is in handlers/reply.py. Picking servers, failing over and reading answers all live in proxy/.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Mapping
 from typing import Any
-
-from tornado.iostream import StreamClosedError
 
 from multiverse.errors import (
     GatewayError,
@@ -24,8 +19,9 @@ from multiverse.errors import (
 from multiverse.people.allowances import Allowance
 from multiverse.proxy.call import Call, read_body
 from multiverse.proxy.forward import Forwarding
-from multiverse.servers.server import HEALTHY, Server
+from multiverse.servers.server import Server
 from multiverse.web.handlers.base import GatewayHandler
+from multiverse.web.handlers.reply import HandlerReply
 from multiverse.web.schemas import CallSchema, load
 
 CALL_SCHEMA = CallSchema()
@@ -95,7 +91,7 @@ def model_record(model_name: str, created_unix: float, servers: list[Server]) ->
         "created": int(created_unix),
         "owned_by": owners.pop() if len(owners) == 1 else "multiverse",
         "servers": len(servers),
-        "healthy_servers": sum(server.health_status == HEALTHY for server in servers),
+        "healthy_servers": sum(server.offers_model for server in servers),
     }
 
 
@@ -180,7 +176,7 @@ class ForwardHandler(GatewayHandler):
             via=f"{inbound_via}, {gateway.via}" if VIA_OF_GATEWAYS.fullmatch(inbound_via) else gateway.via,
             started_seconds=gateway.clock.monotonic(),
         )
-        reply = TornadoReply(self, write_timeout_seconds=gateway.config.client_write_timeout_seconds)
+        reply = HandlerReply(self, write_timeout_seconds=gateway.config.client_write_timeout_seconds)
         if self._allowance is not None:
             self._allowance.enter()  # Nothing is awaited between this and the request's own account of its end.
         self._forwarding = gateway.proxy.begin(call, reply)
@@ -215,65 +211,3 @@ class AnyForwardHandler(ForwardHandler):
     def wrong_method(self) -> GatewayError:
         """Nothing is known to be here but for those who forward."""
         return NotFound("There is no such route. GET / tells where the API is; GET /v1/models lists the models.")
-
-
-class TornadoReply:
-    """A `Reply` on a Tornado handler. `write_timeout_seconds` is how long a client may take not a single byte."""
-
-    def __init__(self, handler: GatewayHandler, *, write_timeout_seconds: float) -> None:
-        self._handler = handler
-        self._stream = handler.request.connection.stream  # type: ignore[union-attr]
-        self._write_timeout_seconds = write_timeout_seconds
-        self._watching = False
-
-    def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """Status and headers; they go out with the first bytes."""
-        self._handler.set_status(status)
-        for name, value in headers.items():
-            self._handler.set_header(name, value)
-
-    def write(self, data: bytes) -> Awaitable[None] | None:
-        """Send now; an awaitable while the socket's buffer is full."""
-        if self._stream.closed():
-            return None
-        self._handler.write(data)
-        flushed = self._handler.flush()
-        if not self._stream.writing():
-            return None
-        self._watch()
-        return _quietly(flushed)
-
-    def finish(self, data: bytes = b"") -> None:
-        """Send the rest and end the response."""
-        if self._stream.closed():
-            return
-        self._handler.finish(data)
-        if self._stream.writing():
-            self._watch()
-
-    def _watch(self) -> None:
-        """Close on a client that reads nothing at all for the write timeout."""
-        if not self._watching:
-            self._watching = True
-            asyncio.get_running_loop().call_later(self._write_timeout_seconds, self._look, self._written())
-
-    def _look(self, written_before: int) -> None:
-        self._watching = False
-        if self._stream.closed() or not self._stream.writing():
-            return
-        if self._written() == written_before:
-            self._stream.close()
-        else:
-            self._watch()
-
-    def _written(self) -> int:
-        # Tornado has no public word for it; without it, a slow reader looks like one that stopped.
-        return int(getattr(self._stream, "_total_write_done_index", 0))
-
-
-async def _quietly(flushed: Awaitable[None]) -> None:
-    """A client that leaves is told by `on_connection_close`, not by a failed write."""
-    try:
-        await flushed
-    except StreamClosedError:
-        return

@@ -1,0 +1,93 @@
+"""The client's end of the wire: a handler as the `Reply` that the proxy writes to, with back-pressure.
+
+Both HTTP servers offer the same few words beyond Tornado's interface (`Wire`). Whoever takes no byte at all for the
+write timeout is disconnected; whoever reads slowly is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import Protocol, cast
+
+from tornado.iostream import StreamClosedError
+
+from multiverse.web.handlers.base import GatewayHandler
+
+
+class Wire(Protocol):
+    """What a request's connection tells beyond Tornado's `HTTPConnection`."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client is gone."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether the client does not keep up with what is written to it."""
+
+    @property
+    def taken_bytes(self) -> int:
+        """How much of what was written has left this process; never decreases."""
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+
+
+class HandlerReply:
+    """A `Reply` on a handler. `write_timeout_seconds` is how long a client may take not a single byte."""
+
+    def __init__(self, handler: GatewayHandler, *, write_timeout_seconds: float) -> None:
+        self._handler = handler
+        self._wire = cast(Wire, handler.request.connection)
+        self._write_timeout_seconds = write_timeout_seconds
+        self._watching = False
+
+    def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """Status and headers; they go out with the first bytes."""
+        self._handler.set_status(status)
+        for name, value in headers.items():
+            self._handler.set_header(name, value)
+
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Send now; an awaitable while the client does not keep up."""
+        if self._wire.closed:
+            return None
+        self._handler.write(data)
+        flushed = self._handler.flush()
+        if not self._wire.congested:
+            return None
+        self._watch()
+        return _quietly(flushed)
+
+    def finish(self, data: bytes = b"") -> None:
+        """Send the rest and end the response."""
+        if self._wire.closed:
+            return
+        self._handler.finish(data)
+        if self._wire.congested:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Close on a client that reads nothing at all for the write timeout."""
+        if not self._watching:
+            self._watching = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._write_timeout_seconds, self._look, self._wire.taken_bytes)
+
+    def _look(self, taken_before: int) -> None:
+        self._watching = False
+        if self._wire.closed or not self._wire.congested:
+            return
+        if self._wire.taken_bytes == taken_before:
+            self._wire.abort()
+        else:
+            self._watch()
+
+
+async def _quietly(flushed: Awaitable[None]) -> None:
+    """A client that leaves is told by `on_connection_close`, not by a failed write."""
+    try:
+        await flushed
+    except StreamClosedError:
+        return

@@ -1,0 +1,1 @@
+"""The front door alone, with a Tornado application of the tests behind it."""
