@@ -113,6 +113,12 @@ def test_that_one_event_is_taken_out_however_it_comes(seed: int) -> None:
     assert (watch.meter.prompt_tokens, watch.meter.completion_tokens, watch.done) == (3, 4, True)
 
 
+@pytest.mark.parametrize("inner", ['"choices":[]', '"x":"\\"choices\\":[]"'])
+def test_choices_elsewhere_are_no_reason(inner: str) -> None:
+    event = b'data: {"choices":[{"delta":{}}],"y":{%b},"usage":{"prompt_tokens":1}}\n\n' % inner.encode()
+    assert StreamWatch(whole_when(CHAT), Meter(), drops_usage=True).observe(event) == event
+
+
 def test_usage_beside_content_stays_where_it_is() -> None:
     """Some servers report in the last chunk that has a choice; that event is the client's."""
     event = wire.chat_chunk("end", usage={"prompt_tokens": 1, "completion_tokens": 2})

@@ -21,6 +21,7 @@ RESPONSE_END = re.compile(
     rb'|"type"\s*:\s*"response\.(?:completed|failed|incomplete)"'
 )
 USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*\{')
+NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 NULLS = (b":null", b": null")
 MOST_TOKENS = 10_000_000  # In one request; a server that claims more is wrong, and must not spoil every sum.
 
@@ -60,13 +61,6 @@ class WithInnerUsage(msgspec.Struct):
     """The `response` of a `/v1/responses` event."""
 
     usage: TokenCounts | None = None
-
-
-class MaybeUsageEvent(msgspec.Struct):
-    """What tells the event that `include_usage` adds from all others: no choices, and a `usage`."""
-
-    choices: list[msgspec.Raw]
-    usage: dict[str, Any]
 
 
 class WithError(msgspec.Struct):
@@ -169,9 +163,7 @@ class StreamWatch:
         if block.find(b'"error"') >= 0 and has_value(block, b'"error"'):
             block = self._up_to_error(block)
         if block.find(b'"usage"') >= 0 and has_value(block, b'"usage"'):
-            self._read_usage(block)
-            if self._drops_usage:
-                block = b"".join(event for event in split_events(block) if not is_usage_event(event))
+            block = self._read_usage(block)
         if not self.finished:
             if not self._of_responses:
                 if block.find(b'"finish_reason"') >= 0 and has_value(block, b'"finish_reason"'):
@@ -215,20 +207,23 @@ class StreamWatch:
                 return block[:kept]
         return block
 
-    def _read_usage(self, block: bytes) -> None:
+    def _read_usage(self, block: bytes) -> bytes:
+        kept = []
         for event in split_events(block):
             if USAGE_OBJECT.search(event) is not None:
                 self.meter.read_usage(event_data(event))
+                if self._drops_usage and has_no_choices(event):
+                    continue
+            kept.append(event)
+        return b"".join(kept) if self._drops_usage else block
 
 
-def is_usage_event(event: bytes) -> bool:
-    """Whether this is the event that `stream_options.include_usage` adds (OpenAI API, "Streaming")."""
-    if USAGE_OBJECT.search(event) is None:
-        return False
-    try:
-        return not msgspec.json.decode(event_data(event), type=MaybeUsageEvent).choices
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        return False
+def has_no_choices(event: bytes) -> bool:
+    """Whether an event with usage is the one that `stream_options.include_usage` adds (OpenAI API, "Streaming").
+
+    A key in quotes cannot stand inside a string, so where there is one `choices` it is the event's own.
+    """
+    return NO_CHOICES.search(event) is not None and event.count(b'"choices"') == 1
 
 
 def reported_error(document: bytes) -> Any:
