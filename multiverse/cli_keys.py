@@ -26,6 +26,12 @@ KEY_COLUMNS = (
     Column("E-MAIL", field("email"), least_width=12, optional=True),
     Column("EXPIRES", field("expires_at"), optional=True),
 )
+CODE_COLUMNS = (
+    Column("ID", field("code_id")),
+    Column("USED", lambda row: f"{row.get('used')} of {row.get('uses')}"),
+    Column("ROLE", field("role")),
+    Column("UNTIL", field("expires_at")),
+)
 ROSTER_COLUMNS = ("name", "email", "key_id", "key")
 
 
@@ -137,6 +143,31 @@ def export_keys(client: GatewayClient, json_wanted: bool) -> None:
 def make_code(client: GatewayClient, json_wanted: bool, **fields: Any) -> None:
     """Make a claim code, which each student trades for a key with `multiverse claim`."""
     _show_secret(client.call("POST", "/admin/claim-codes", body=_sent(fields)), "code", json_wanted)
+
+
+@keys.command("codes")
+@as_admin
+def list_codes(client: GatewayClient, json_wanted: bool) -> None:
+    """Show the claim codes and how often they were used, without the codes themselves."""
+    answer = client.call("GET", "/admin/claim-codes")
+    if json_wanted:
+        show_json(answer)
+    elif answer["claim_codes"]:
+        show_table(CODE_COLUMNS, answer["claim_codes"])
+    else:
+        click.echo("There is no claim code. `multiverse keys code --help` shows how to make one.", err=True)
+
+
+@keys.command("withdraw")
+@click.argument("code_id")
+@as_admin
+def withdraw_code(code_id: str, client: GatewayClient, json_wanted: bool) -> None:
+    """Let nobody claim with a code any more; keys that were claimed stay."""
+    answer = client.call("DELETE", f"/admin/claim-codes/{segment(code_id)}")
+    if json_wanted:
+        show_json(answer)
+    else:
+        click.echo(one_line(str(answer["message"])))
 
 
 @click.command()

@@ -302,4 +302,7 @@ def test_the_commands(gateway: GatewayProcess) -> None:
     code, _message = run(gateway, "keys", "code", "--uses", "1", "--minutes", "5")
     claimed, _message = run(gateway, "claim", code.strip(), "Ada Lovelace")
     assert claimed.startswith("mv-")
+    code_id = gateway.admin("GET", "/admin/claim-codes").json()["claim_codes"][-1]["code_id"]
+    assert f"{code_id}  1 of 1" in run(gateway, "keys", "codes")[0]
+    assert "withdrawn" in run(gateway, "keys", "withdraw", code_id)[0]
     assert run(gateway, "servers", "list", key=claimed.strip())[1].startswith("No server is registered")
