@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 
 
 class Clock:
@@ -27,8 +28,14 @@ class Clock:
 
 def iso_from_unix(unix_seconds: float) -> str:
     """`unix_seconds` as `2026-01-31T12:00:00.123Z`."""
-    moment = datetime.fromtimestamp(unix_seconds, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    whole_seconds, microseconds = divmod(round(unix_seconds * 1_000_000), 1_000_000)
+    return f"{_iso_of_second(whole_seconds)}.{microseconds // 1000:03d}Z"
+
+
+@lru_cache(16)
+def _iso_of_second(unix_seconds: int) -> str:
+    """Remembered, since every request asks two or three times."""
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def unix_from_iso(text: str) -> float:

@@ -15,11 +15,13 @@ from types import TracebackType
 from multiverse.clock import Clock, iso_from_unix
 from multiverse.config import Config
 from multiverse.errors import StoreFailed
+from multiverse.log_memory import LogMemory
 from multiverse.loop_watch import LoopWatch
 from multiverse.people.allowances import Allowances, Limit
 from multiverse.people.keyring import KeyRing
 from multiverse.people.keys import ANONYMOUS, READER, STUDENT, Keys
 from multiverse.people.limits import RateLimit
+from multiverse.people.sessions import Sessions
 from multiverse.people.usage import Usage
 from multiverse.proxy.asking import ForwardSettings
 from multiverse.proxy.forward import Proxy
@@ -43,15 +45,26 @@ LOG = logging.getLogger(__name__)
 
 WRONG_KEYS_PER_MINUTE = 50
 SECONDS_OF_A_DAY = 86400.0
+WRONG_SIGN_INS_PER_MINUTE = 10
+SESSION_IDLE_SECONDS = 12 * 3600.0
 AUTO_DEREGISTER_LOOKS_SECONDS = 60.0
 RETENTION_LOOKS_SECONDS = 3600.0
 DRAIN_LOOKS_SECONDS = 0.05
 
 
 class Gateway:
-    """Everything that runs, for as long as the context lasts. `on_secret` is told every key that logs must not show."""
+    """Everything that runs, for as long as the context lasts.
 
-    def __init__(self, config: Config, *, on_secret: Callable[[str], None] | None = None) -> None:
+    `on_secret` is told every key that logs must not show; `log_memory` has the latest log records.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        on_secret: Callable[[str], None] | None = None,
+        log_memory: LogMemory | None = None,
+    ) -> None:
         self.config = config
         self.clock = Clock()
         self.gateway_id = secrets.token_hex(8)
@@ -60,6 +73,8 @@ class Gateway:
         self.keys = Keys(admin_key=config.admin_api_key, client_keys=config.client_api_keys, clock=self.clock)
         self.allowances = Allowances(by_role=_limits_by_role(config), clock=self.clock)
         self.wrong_key_limit = RateLimit(limit=WRONG_KEYS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
+        self.sign_in_limit = RateLimit(limit=WRONG_SIGN_INS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
+        self.sessions = Sessions(keys=self.keys, clock=self.clock, idle_seconds=SESSION_IDLE_SECONDS)
         self.store = Store(config.database_path)
         self.keyring = KeyRing(keys=self.keys, table=KeyTable(self.store), clock=self.clock)
         self.aliases = Aliases(table=AliasTable(self.store), clock=self.clock)
@@ -67,6 +82,7 @@ class Gateway:
         self.usage = Usage(store=self.store)
         self.usage_table = UsageTable(self.store)
         self.loop_watch = LoopWatch(clock=self.clock)
+        self.log_memory = log_memory or LogMemory(lambda record: {})
         self._on_secret = on_secret or (lambda secret: None)
 
     @property

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from multiverse.config import Config, ConfigError
-from multiverse.log_lines import JSONLines, TextLines
+from multiverse.log_lines import JSONLines, TextLines, record_document
+from multiverse.log_memory import LogMemory
 from multiverse.redaction import Redactor, escape_controls
 
 QUEUE_LIMIT = 8_192
@@ -32,6 +33,7 @@ BLOCK_BYTES = 65_536
 # A rotated file ends with a whole block: small files want smaller ones.
 BLOCKS_IN_A_FILE = 10
 SNAPSHOT_DEPTH = 4
+PLAIN_TYPES = frozenset({str, bool, type(None)})
 OWN_LOGGERS = ("multiverse", "tornado", "asyncio")
 # Tornado writes a line of its own per request, query string included; the gateway writes a better one.
 SILENCED_LOGGER = "tornado.access"
@@ -49,16 +51,18 @@ def open_logs(config: Config, *, queue_limit: int = QUEUE_LIMIT) -> Logs:
     outputs = _open_outputs(config, failures)
     formatter = JSONLines(redactor) if config.log_format == "json" else TextLines(redactor)
     intake = _Intake(queue_limit, failures)
+    memory = LogMemory(lambda record: record_document(record, redactor))
     block_bytes = min(BLOCK_BYTES, config.log_max_bytes // BLOCKS_IN_A_FILE)
-    writer = _Writer(intake, formatter, outputs, failures, block_bytes)
+    writer = _Writer(intake, formatter, outputs, failures, block_bytes, memory)
     writer.start()
-    return Logs(intake, writer, redactor, config.log_level)
+    return Logs(intake, writer, redactor, memory, config.log_level)
 
 
 class Logs:
     """Logging while it is open; made by `open_logs`, ended by `close`, which puts the loggers back as they were."""
 
-    def __init__(self, intake: _Intake, writer: _Writer, redactor: Redactor, level: str) -> None:
+    def __init__(self, intake: _Intake, writer: _Writer, redactor: Redactor, memory: LogMemory, level: str) -> None:
+        self.memory = memory
         self._intake = intake
         self._writer = writer
         self._redactor = redactor
@@ -172,7 +176,12 @@ def _snapshot(value: object, depth: int) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
     if depth and isinstance(value, Mapping):
-        return {_text(key): _snapshot(inner, depth - 1) for key, inner in value.items()}
+        return {  # What is plain, as nearly everything in records is, costs no call.
+            key if type(key) is str else _text(key): inner
+            if type(inner) in PLAIN_TYPES or (type(inner) is int and -(2**63) < inner < 2**63)
+            else _snapshot(inner, depth - 1)
+            for key, inner in value.items()
+        }
     if depth and isinstance(value, list | tuple | set | frozenset):
         return [_snapshot(inner, depth - 1) for inner in value]
     return _text(value)
@@ -197,7 +206,9 @@ class _Writer:
         outputs: list[logging.Handler],
         failures: _Failures,
         block_bytes: int,
+        memory: LogMemory,
     ) -> None:
+        self._memory = memory
         self._intake = intake
         self._formatter = formatter
         self._outputs = outputs
@@ -225,10 +236,12 @@ class _Writer:
                 self._failures.report()
 
     def _write(self, records: list[logging.LogRecord]) -> None:
-        lines = [line for record in records if (line := self._line(record)) is not None]
+        self._write_lines([line for record in records if (line := self._line(record)) is not None])
         dropped = self._intake.take_dropped()
         if dropped:
-            lines.append(self._formatter.format(_dropped_record(dropped)))
+            self._write_lines([self._formatter.format(_dropped_record(dropped))])
+
+    def _write_lines(self, lines: list[str]) -> None:
         for block in _blocks(lines, self._block_bytes):
             written = logging.makeLogRecord({"line": block})
             for output in self._outputs:
@@ -236,6 +249,7 @@ class _Writer:
 
     def _line(self, record: logging.LogRecord) -> str | None:
         try:
+            self._memory.add(record)
             return self._formatter.format(record)
         except Exception:
             self._failures.report()
@@ -252,13 +266,10 @@ class _Writer:
         self._thread = None
         if not thread.is_alive():
             for output in self._outputs:
-                self._close(output)
-
-    def _close(self, output: logging.Handler) -> None:
-        try:
-            output.close()
-        except OSError:  # the disk is still full
-            self._failures.report()
+                try:
+                    output.close()
+                except OSError:  # the disk is still full
+                    self._failures.report()
 
 
 def _blocks(lines: list[str], block_bytes: int) -> Iterator[str]:

@@ -22,8 +22,8 @@ Register = Callable[[dict[str, Any]], Response]
 
 RECORD = set(
     "registration_id model_name served_model_name endpoint_url owner_name owner_email description tags context_length "
-    "max_concurrency has_api_key health_status availability reason consecutive_failures response_time_ms in_flight "
-    "last_checked_at last_successful_request_at created_at updated_at".split()
+    "max_concurrency has_api_key health_status availability reason consecutive_failures response_time_ms slots "
+    "in_flight last_checked_at last_successful_request_at created_at updated_at".split()
 )
 EVERYTHING = {
     "served_model_name": "models/llama 7b.gguf",
@@ -77,7 +77,7 @@ def test_every_field_comes_back(gateway: GatewayProcess, register: Register, pee
     assert record["last_checked_at"]
     assert record["created_at"] == record["updated_at"]
     again = gateway.server(record["registration_id"])
-    assert set(again) == RECORD | {"recent_probes", "uptime_percent"}
+    assert set(again) == RECORD | {"recent_probes", "uptime_percent", "recent_failures"}
     assert {name: again[name] for name in RECORD} == {name: record[name] for name in RECORD}
     assert listed(gateway, model) == [{name: record[name] for name in RECORD}]
 

@@ -23,7 +23,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 # Lowest first. A module may import from its own room and from lower layers; rooms of one layer do not know each other.
 LAYERS = (
     "clock errors redaction settings ticking",
-    "config log_lines loop_watch",
+    "config log_lines log_memory loop_watch",
     "logs",
     "storage transport",
     "people servers",
@@ -40,6 +40,8 @@ HOMES = {
     "tornado.web": "web",
     "tornado.httpserver": "web",
     "tornado.netutil": "web",
+    "tornado.template": "web.look",
+    "tornado.version": "web.handlers.insight",
     "tornado.autoreload": "web",
     "tornado.iostream": "web",
     "tornado.httpclient": "transport",
@@ -401,6 +403,7 @@ def test_nothing_is_left_to_do() -> None:
     marks = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|X" r"XX)\b(?!\})")
     places = [path for place in (PACKAGE, ROOT / "scripts", ROOT / "tests") for path in sorted(place.rglob("*"))]
     sources = [path for path in places if path.suffix in {".py", ".sh", ".awk", ".html", ".css", ".js"}]
+    sources = [path for path in sources if "vendor" not in path.parts]
     assert sources
     for path in sources:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):

@@ -29,6 +29,7 @@ from tests.conftest import GatewayShelf, StartGateway, checked
 from tests.operations import Hold
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, GatewayProcess
+from tests.waiting import eventually
 
 CLIENT_KEY = wire.PLANTED_CLIENT_KEY
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW")
@@ -53,17 +54,17 @@ def bearer(key: str) -> list[tuple[str, str]]:
 
 def path_of(route: Route) -> str:
     """A path that this route matches."""
-    names = {
-        "{registration_id}": NO_SUCH_ID,
-        "{key_id}": "key-0",
-        "{code_id}": "code-0",
-        "{id}": "some/model",
-        "{route}": "rerank",
-    }
+    names = {"{registration_id}": NO_SUCH_ID, "{id}": "some/model", "{route}": "rerank"}
+    names |= {"{version}": "0", "{name}": "icon.svg", "{key_id}": "key-0", "{code_id}": "code-0"}
     path = route.shown
     for name, value in names.items():
         path = path.replace(name, value)
     return path
+
+
+def ends(route: Route, method: str) -> bool:
+    """Whether an answer ends by itself; the stream of events does not."""
+    return (route.shown, method) != ("/admin/events", "GET")
 
 
 def methods_of(route: Route) -> set[str]:
@@ -150,7 +151,8 @@ def test_a_key_that_does_not_open(keyed_gateway: GatewayProcess, subtests: pytes
                 seen_from = ("X-Forwarded-For", f"192.0.2.{ROUTES.index(route)}")
                 response = keyed_gateway.call(method, path_of(route), None, [*headers, seen_from])
                 if route.access == "anyone":
-                    assert response.status in (200, 400), "it comes to the matter itself"
+                    # A page for admins leads to where one signs in; signing in needs a body.
+                    assert response.status == 200 or (method, response.status) in (("GET", 303), ("POST", 400))
                 else:
                     assert_error(response, "invalid_api_key")
                     bodies.add(response.body)
@@ -161,12 +163,14 @@ def test_a_key_that_opens(keyed_gateway: GatewayProcess, subtests: pytest.Subtes
     admins = [bearer(ADMIN_KEY), [("X-API-Key", ADMIN_KEY)], [("Authorization", f"bearer  {ADMIN_KEY} ")]]
     for route, headers in itertools.product(ROUTES, [*admins, bearer(CLIENT_KEY)]):
         for method in route.methods:
+            if headers in admins and not ends(route, method):
+                continue
             with subtests.test(route=route.shown, method=method, headers=headers):
                 response = keyed_gateway.call(method, path_of(route), None, headers)
                 if route.access in ("admin", "owner") and headers not in admins:
                     assert_error(response, "permission_denied")
                 else:
-                    assert response.status in (200, 400, 404), "it comes to the matter itself"
+                    assert response.status in (200, 303, 400, 404), "it comes to the matter itself"
 
 
 def test_without_the_setting_any_key_is_taken(gateway: GatewayProcess) -> None:
@@ -193,7 +197,7 @@ def test_an_unknown_path(gateway: GatewayProcess, subtests: pytest.Subtests) -> 
 
 def test_head_is_get_without_a_body(keyed_gateway: GatewayProcess, subtests: pytest.Subtests) -> None:
     for route in ROUTES:
-        if "GET" not in route.methods:
+        if "GET" not in route.methods or not ends(route, "GET"):
             continue
         with subtests.test(route=route.shown):
             path, key = path_of(route), bearer(ADMIN_KEY)
@@ -366,4 +370,4 @@ def test_a_fault_of_ours_tells_no_details(start_gateway: StartGateway, peer: Scr
         assert gateway.chat(model).status == 200, "nothing was changed: it is still there"
         assert gateway.admin("GET", "/admin/servers").json()["total"] == 1
         database.execute("ALTER TABLE gone RENAME TO servers")
-    assert "no such table" in gateway.output, "the admin finds them in the log"
+    eventually(lambda: "no such table" in gateway.output, "the admin finds them in the log")

@@ -79,7 +79,10 @@ class Keys:
 
     def identify(self, key: str) -> Caller | None:
         """The caller with this key; None when nobody has it, or it has expired."""
-        digest = digest_of(key)
+        return self.identify_digest(digest_of(key))
+
+    def identify_digest(self, digest: bytes) -> Caller | None:
+        """The caller whose key has this digest; None as above."""
         known = self._callers.get(digest)
         if known is None or not hmac.compare_digest(digest, known[0]):
             return None
@@ -87,6 +90,11 @@ class Keys:
         if caller.expires_unix is not None and caller.expires_unix <= self._clock.unix_seconds():
             return None
         return caller
+
+    @staticmethod
+    def digest(key: str) -> bytes:
+        """What is kept of a key in its place."""
+        return digest_of(key)
 
 
 def digest_of(key: str) -> bytes:

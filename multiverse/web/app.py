@@ -23,10 +23,15 @@ from multiverse.config import Config, ConfigError
 from multiverse.errors import StoreFailed
 from multiverse.gateway import Gateway
 from multiverse.logs import Logs, open_logs
+from multiverse.web.dispatch import GatewayApplication
+from multiverse.web.feed import Feed
 from multiverse.web.front.door import ClientLimits, FrontDoor
+from multiverse.web.handlers.admin import counts_document, server_document
 from multiverse.web.handlers.base import NotFoundHandler
 from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
-from multiverse.web.routes import ROUTES, Route
+from multiverse.web.look import Look
+from multiverse.web.route import Route
+from multiverse.web.routes import ROUTES
 
 LOG = logging.getLogger(__name__)
 
@@ -39,12 +44,21 @@ NO_ROUTE = Route(shown="", pattern="", handler=NotFoundHandler, access="anyone",
 
 def make_app(gateway: Gateway) -> tornado.web.Application:
     """The Tornado application of `gateway`, from ROUTES."""
-    return tornado.web.Application(
-        [(route.pattern, route.handler, {"gateway": gateway, "route": route}) for route in ROUTES],
+    return GatewayApplication(
+        ROUTES,
+        {"gateway": gateway},
         default_handler_class=NotFoundHandler,
         default_handler_args={"gateway": gateway, "route": NO_ROUTE},
         log_function=lambda handler: None,  # Tornado's own line shows the query; ours is written in people/usage.py.
         cors_allow_origins=gateway.config.cors_allow_origins,
+        cross_origin_protection=True,
+        look=Look(),
+        feed=Feed(
+            registry=gateway.registry,
+            document=server_document,
+            counts=lambda: counts_document(gateway),
+            last_log_id=lambda: gateway.log_memory.last_id,
+        ),
     )
 
 
@@ -134,7 +148,7 @@ async def _serve(config: Config, logs: Logs) -> int:
     _on_signal(signal.SIGINT, lambda: hurry.set() if stop.is_set() else stop.set())
     sockets = _bind(config)
     try:
-        async with Gateway(config, on_secret=logs.redact) as gateway:
+        async with Gateway(config, on_secret=logs.redact, log_memory=logs.memory) as gateway:
             server = make_server(gateway)
             await server.accept_on(sockets)
             host, port = sockets[0].getsockname()[:2]

@@ -9,7 +9,7 @@ import msgspec
 from tornado.httputil import HTTPHeaders
 
 from multiverse.errors import InvalidRequest, envelope
-from multiverse.web.handlers.base import request_id_of
+from multiverse.web.handlers.staged import request_id_of
 
 LOG = logging.getLogger(__name__)
 

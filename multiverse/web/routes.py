@@ -5,11 +5,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-from multiverse.web.handlers import admin, aliases, inference, keys, system, usage
-from multiverse.web.handlers.base import GatewayHandler
+from multiverse.web.handlers import (
+    admin,
+    aliases,
+    events,
+    inference,
+    insight,
+    keys,
+    pages,
+    session,
+    system,
+    usage,
+)
 from multiverse.web.people_schemas import (
     ChangeKeySchema,
     ClaimCodeSchema,
@@ -20,38 +27,24 @@ from multiverse.web.people_schemas import (
     RosterSchema,
     UsageQuerySchema,
 )
+from multiverse.web.route import CODE_ID, KEY_ID, REGISTRATION_ID, STATIC_NAME, Route
 from multiverse.web.schemas import (
     AliasSchema,
     CallSchema,
+    LogQuerySchema,
+    LookSchema,
     ProbesQuerySchema,
     RegisterSchema,
-    Schema,
     ServerQuerySchema,
     ServerSchema,
+    SignInSchema,
     UpdateSchema,
 )
 
-# "owner": an admin, or a student for the servers registered with that student's key.
-Access = Literal["anyone", "client", "owner", "admin"]
 
-REGISTRATION_ID = KEY_ID = CODE_ID = "([^/]+)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """One row. `shown` is the path as people write it, `pattern` as Tornado matches it; `methods` has the documented
-    ones with a sentence each. `request_schema` set means that the body is JSON.
-    """
-
-    shown: str
-    pattern: str
-    handler: type[GatewayHandler]
-    access: Access
-    methods: dict[str, str]
-    request_schema: type[Schema] | None = None
-    query_schema: type[Schema] | None = None
-    reply_schema: type[Schema] | None = None
-    answers_while_draining: bool = False
+def _page(path: str, handler: type[pages.PageHandler], summary: str) -> Route:
+    pattern = path.replace("{registration_id}", REGISTRATION_ID)
+    return Route(shown=path, pattern=pattern, handler=handler, access="anyone", methods={"GET": summary})
 
 
 def _forwarded(path: str, summary: str) -> Route:
@@ -71,7 +64,33 @@ ROUTES: tuple[Route, ...] = (
         pattern="/",
         handler=system.RootHandler,
         access="anyone",
-        methods={"GET": "Where everything is."},
+        methods={"GET": "The dashboard for browsers; where everything is, as JSON, for everybody else."},
+    ),
+    _page("/register", pages.RegisterPage, "The form with which a server is registered."),
+    _page("/servers/{registration_id}", pages.ServerPage, "One server: its probes, its numbers, what to do with it."),
+    _page("/models", pages.ModelsPage, "The models and who offers them."),
+    _page("/playground", pages.PlaygroundPage, "Chat with a model."),
+    _page("/logs", pages.LogsPage, "The latest log records."),
+    _page("/settings", pages.SettingsPage, "The settings the gateway runs with."),
+    _page("/sign-in", pages.SignInPage, "Where a key is given for a session."),
+    Route(
+        shown="/static/{version}/{name}",
+        pattern=f"/static/([0-9a-z]{{1,20}})/{STATIC_NAME}",
+        handler=pages.StaticHandler,
+        access="anyone",
+        methods={"GET": "Scripts and styles of the pages."},
+    ),
+    Route(
+        shown="/session",
+        pattern="/session",
+        handler=session.SessionHandler,
+        access="anyone",
+        methods={
+            "GET": "Who is signed in.",
+            "POST": "Sign in: a key for a session.",
+            "DELETE": "Sign out.",
+        },
+        request_schema=SignInSchema,
     ),
     Route(
         shown="/health",
@@ -248,6 +267,50 @@ ROUTES: tuple[Route, ...] = (
         access="client",
         methods={"GET": "What the key that asks has used and given."},
         query_schema=OwnUsageQuerySchema,
+    ),
+    Route(
+        shown="/admin/probe",
+        pattern="/admin/probe",
+        handler=insight.LookHandler,
+        access="admin",
+        methods={"POST": "Probe an address that is not registered, and list its models."},
+        request_schema=LookSchema,
+    ),
+    Route(
+        shown="/admin/events",
+        pattern="/admin/events",
+        handler=events.EventsHandler,
+        access="admin",
+        methods={"GET": "A stream of events: what changes, as it changes."},
+    ),
+    Route(
+        shown="/admin/history",
+        pattern="/admin/history",
+        handler=insight.HistoryHandler,
+        access="admin",
+        methods={"GET": "Requests of the last hour by minute, and of today."},
+    ),
+    Route(
+        shown="/admin/models",
+        pattern="/admin/models",
+        handler=insight.ModelNumbersHandler,
+        access="admin",
+        methods={"GET": "Every registered model with its servers and numbers."},
+    ),
+    Route(
+        shown="/admin/logs",
+        pattern="/admin/logs",
+        handler=insight.LogsHandler,
+        access="admin",
+        methods={"GET": "The latest log records, filtered."},
+        query_schema=LogQuerySchema,
+    ),
+    Route(
+        shown="/admin/settings",
+        pattern="/admin/settings",
+        handler=insight.EffectiveSettingsHandler,
+        access="admin",
+        methods={"GET": "The settings the gateway runs with, without secrets; versions, uptime, size of the database."},
     ),
     Route(
         shown="/v1/models",

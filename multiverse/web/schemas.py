@@ -7,6 +7,9 @@ field's name in `param`.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate
@@ -16,13 +19,17 @@ from multiverse.errors import InvalidRequest
 __all__ = [
     "AliasSchema",
     "CallSchema",
+    "LogQuerySchema",
+    "LookSchema",
     "ProbesQuerySchema",
     "RegisterSchema",
     "Schema",
     "ServerQuerySchema",
     "ServerSchema",
+    "SignInSchema",
     "UpdateSchema",
     "load",
+    "load_call",
 ]
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9._\-:/@+]{1,200}")
@@ -142,6 +149,23 @@ class RegisterSchema(UpdateSchema):
     endpoint_url = fields.String(required=True)
 
 
+class LookSchema(Schema):
+    """The body of `POST /admin/probe`."""
+
+    class Meta:
+        unknown = RAISE
+
+    endpoint_url = fields.String(required=True)
+    api_key = Line(
+        longest=500,
+        allowed=PRINTABLE_ASCII,
+        hint="must be 1 to 500 printable ASCII characters without spaces",
+        allow_none=True,
+        load_only=True,
+    )
+    registration_id = Line(longest=64, allow_none=True)
+
+
 class CallSchema(Schema):
     """The fields of a `/v1` body that the gateway itself needs; all others are the server's business."""
 
@@ -170,6 +194,19 @@ class AliasSchema(Schema):
         unknown = RAISE
 
     models = ModelNames(required=True)
+
+
+class SignInSchema(Schema):
+    """The body of `POST /session`."""
+
+    class Meta:
+        unknown = RAISE
+
+    key = fields.String(required=True, validate=validate.Length(min=1, max=500))
+
+
+CALL_SCHEMA = CallSchema()
+REMEMBERED_CALLS = 512
 
 
 class QueryInteger(fields.Integer):
@@ -212,6 +249,20 @@ class ProbesQuerySchema(Schema):
     limit = QueryInteger(validate=validate.Range(min=1))
 
 
+class LogQuerySchema(Schema):
+    """The query of `GET /admin/logs`."""
+
+    class Meta:
+        unknown = RAISE
+
+    level = fields.String(validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]))
+    component = fields.String()
+    request_id = fields.String()
+    text = fields.String()
+    after = QueryInteger()
+    limit = QueryInteger(validate=validate.Range(min=1, max=1000))
+
+
 class ServerSchema(Schema):
     """The record of a server, as it goes out; it has no field for the server's key."""
 
@@ -251,6 +302,22 @@ def load(schema: Schema, document: Any) -> dict[str, Any]:
     except ValidationError as error:
         raise _invalid_request(schema, error) from error
     return loaded
+
+
+def load_call(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`fields` of a `/v1` body as `CallSchema` reads them. Raises InvalidRequest.
+
+    A class asks for a few models again and again: what was found right is remembered, which takes a tenth of the time.
+    """
+    if any(isinstance(value, list | dict) for value in fields.values()):
+        return load(CALL_SCHEMA, dict(fields))
+    # With their types, for 1 and True are equal.
+    return _load_remembered(tuple([(name, type(value), value) for name, value in fields.items()]))
+
+
+@lru_cache(REMEMBERED_CALLS)
+def _load_remembered(fields: tuple[tuple[str, type, Any], ...]) -> Mapping[str, Any]:
+    return MappingProxyType(load(CALL_SCHEMA, {name: value for name, _kind, value in fields}))
 
 
 def _invalid_request(schema: Schema, error: ValidationError) -> InvalidRequest:

@@ -11,6 +11,8 @@ import re
 
 from tornado.httputil import HTTPHeaders, HTTPInputError, RequestStartLine
 
+from multiverse.web.headers import KnownHeaders
+
 MAX_HEAD_BYTES = 65_536
 MAX_HEADER_LINES = 256
 # A length of more digits is beyond every limit, whatever it is.
@@ -67,24 +69,14 @@ def read_head(data: bytes) -> RequestHead:
     if match is None:
         raise HTTPInputError("malformed request line or header")
     method, target, minor_version, fields = match.groups()
-    headers = HTTPHeaders()
-    if fields:
-        _read_fields(fields.decode("latin-1"), headers)
-    return RequestHead(method.decode("ascii"), target.decode("latin-1"), int(minor_version), headers)
-
-
-def _read_fields(text: str, headers: HTTPHeaders) -> None:
-    lines = text.split("\r\n")
+    lines = fields.decode("latin-1").split("\r\n")
     if len(lines) > MAX_HEADER_LINES:
         raise HTTPInputError("too many header lines")
     del lines[-1]  # behind the last line end
-    for line in lines:
-        name, _colon, value = line.partition(":")
-        value = value.strip(" \t")
-        if name in headers:
-            headers.add(name, value)
-        else:
-            headers[name] = value
+    headers = KnownHeaders(
+        [(name, value.strip(" \t")) for name, _colon, value in [line.partition(":") for line in lines]]
+    )
+    return RequestHead(method.decode("ascii"), target.decode("latin-1"), int(minor_version), headers)
 
 
 def _length(text: str) -> int:

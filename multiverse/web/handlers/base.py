@@ -1,4 +1,4 @@
-"""What every handler shares: request id, access, reading a JSON body within its limit, errors in OpenAI's shape.
+"""What every handler shares: access, reading a JSON body within its limit, errors in OpenAI's shape.
 
 A request is judged before its body is read: route, method, key, size. What HTTP itself asks for (malformed requests,
 bodies that nobody wants any more, timers) is in web/http_server.py.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import tornado.web
-from tornado.httputil import HTTPHeaders, HTTPServerRequest
+from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
 
 from multiverse.errors import (
@@ -31,39 +30,40 @@ from multiverse.errors import (
     envelope,
 )
 from multiverse.people.keys import NOBODY, Caller
+from multiverse.web.handlers.staged import StagedHandler
 
 if TYPE_CHECKING:
     from multiverse.gateway import Gateway
-    from multiverse.web.routes import Route
+    from multiverse.web.route import Route
 
 LOG = logging.getLogger(__name__)
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._+/=-]{1,200}")
+SESSION_COOKIE = "multiverse_session"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 JSON_TYPE = re.compile(r"application/(?:json|[a-z0-9.+-]+\+json)", re.IGNORECASE)
 EXPOSED_HEADERS = ", ".join(
     (
-        *(
-            "X-Request-ID",
-            "X-Gateway-Server-ID",
-            "X-Gateway-Attempts",
-            "X-Gateway-Model",
-            "Retry-After",
-            "X-Should-Retry",
-        ),
+        *("X-Request-ID", "X-Gateway-Server-ID", "X-Gateway-Attempts", "X-Gateway-Model"),
+        *("Retry-After", "X-Should-Retry"),
         *(f"x-ratelimit-{what}-requests" for what in ("limit", "remaining", "reset")),
         *(f"x-ratelimit-{what}-tokens" for what in ("limit", "remaining", "reset")),
     )
 )
+TO_ANY_ORIGIN = {"Access-Control-Expose-Headers": EXPOSED_HEADERS, "Access-Control-Allow-Origin": "*"}
 
 
-@tornado.web.stream_request_body
-class GatewayHandler(tornado.web.RequestHandler):
+class GatewayHandler(StagedHandler):
     """Base of all handlers. Subclasses write `get`, `post` … and call `read_json()` or use `body()`."""
 
     gateway: Gateway
     route: Route
     caller: Caller = NOBODY
+    methods: tuple[str, ...] = ()
+
+    def __init_subclass__(cls) -> None:
+        """Note which methods a class of handlers has."""
+        super().__init_subclass__()
+        cls.methods = methods_of(cls)
 
     def initialize(self, gateway: Gateway, route: Route) -> None:
         """From the route table."""
@@ -73,33 +73,28 @@ class GatewayHandler(tornado.web.RequestHandler):
         self._received = 0
 
     def set_default_headers(self) -> None:
-        """Called by Tornado before anything else, and again before an error is rendered."""
-        if not hasattr(self, "request_id"):
-            self.request_id = request_id_of(self.request.headers)
-        self.clear_header("Server")
-        self.set_header("X-Request-ID", self.request_id)
-        self.set_header("X-Content-Type-Options", "nosniff")
+        """What other origins may do."""
         self._allow_cross_origin()
 
     def _allow_cross_origin(self) -> None:
         origins = self.application.settings["cors_allow_origins"]
         if not origins or not self.request.path.startswith("/v1/"):
             return
-        self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
         if "*" in origins:
-            self.set_header("Access-Control-Allow-Origin", "*")
+            self.set_headers(TO_ANY_ORIGIN)
             return
+        self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
         self.set_header("Vary", "Origin")
         origin = self.request.headers.get("Origin")
         if origin is not None and origin in origins:
             self.set_header("Access-Control-Allow-Origin", origin)
 
-    def compute_etag(self) -> None:
-        """No ETag: hashing every answer costs more than it saves."""
-        return None
+    def check_trusted_origin(self, origin: str) -> bool:
+        """`/v1` may be called by other sites' pages, but never in a session; all else by our own pages alone.
 
-    def check_xsrf_cookie(self) -> None:
-        """Keys travel in headers that other sites cannot set; there is no cookie to protect."""
+        Called by Tornado (`cross_origin_protection`) for methods that change something.
+        """
+        return self.request.path.startswith("/v1/")
 
     # -- before the body -----------------------------------------------------------------------------------------------
 
@@ -127,10 +122,7 @@ class GatewayHandler(tornado.web.RequestHandler):
 
     def allowed_methods(self) -> tuple[str, ...]:
         """The methods this handler has."""
-        stock = tornado.web.RequestHandler
-        return tuple(
-            method for method in METHODS if getattr(type(self), method.lower()) is not getattr(stock, method.lower())
-        )
+        return self.methods
 
     def wrong_method(self) -> GatewayError:
         """The error for a method that this route does not have."""
@@ -172,7 +164,7 @@ class GatewayHandler(tornado.web.RequestHandler):
     def _identify(self) -> Caller:
         access = self.route.access
         key = self._presented_key()
-        caller = self.gateway.keys.identify(key) if key else None
+        caller = self.gateway.keys.identify(key) if key else self._signed_in()
         if access in ("admin", "owner"):
             if caller is None:
                 raise self._wrong_key(counts=bool(key))
@@ -181,6 +173,17 @@ class GatewayHandler(tornado.web.RequestHandler):
         elif access == "client" and self.gateway.config.require_client_api_key and caller is None:
             raise self._wrong_key(counts=bool(key))
         return caller or NOBODY
+
+    def session_id(self) -> str:
+        """The session that the browser claims to be in; empty for none, and for requests of other sites' pages."""
+        cookie = self.request.headers.get("Cookie") and self.request.cookies.get(SESSION_COOKIE)
+        if not cookie or self._check_cross_origin(lambda origin: False) is not None:
+            return ""
+        return cookie.value
+
+    def _signed_in(self) -> Caller | None:
+        session_id = self.session_id()
+        return self.gateway.sessions.caller(session_id) if session_id else None
 
     def _presented_key(self) -> str:
         headers = self.request.headers
@@ -271,6 +274,8 @@ class GatewayHandler(tornado.web.RequestHandler):
         self.finish()
 
     def _translated(self, status_code: int, error: BaseException | None) -> GatewayError:
+        if status_code == 403:
+            return PermissionDenied("This request comes from a page of another site, which may not do this.")
         if status_code == 404:
             return _no_such_route()
         if status_code == 405:
@@ -292,6 +297,14 @@ class GatewayHandler(tornado.web.RequestHandler):
         )
 
 
+def methods_of(handler_class: type[tornado.web.RequestHandler]) -> tuple[str, ...]:
+    """The methods that a class of handlers has."""
+    stock = tornado.web.RequestHandler
+    return tuple(
+        method for method in METHODS if getattr(handler_class, method.lower()) is not getattr(stock, method.lower())
+    )
+
+
 class NotFoundHandler(GatewayHandler):
     """Every path that no route has."""
 
@@ -301,12 +314,6 @@ class NotFoundHandler(GatewayHandler):
     def wrong_method(self) -> GatewayError:
         """Whatever the method, there is nothing here."""
         return _no_such_route()
-
-
-def request_id_of(headers: HTTPHeaders) -> str:
-    """The request id that the client chose, if it is one, else a new one."""
-    given = headers.get("X-Request-ID", "")
-    return given if REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
 
 
 def _no_such_route() -> NotFound:

@@ -22,9 +22,8 @@ from multiverse.proxy.forward import Forwarding
 from multiverse.servers.server import Server
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.handlers.reply import HandlerReply
-from multiverse.web.schemas import CallSchema, load
+from multiverse.web.schemas import load_call
 
-CALL_SCHEMA = CallSchema()
 VIA_OF_GATEWAYS = re.compile(r"(?:1\.[01] multiverse-[0-9a-f]{16})(?:, ?1\.[01] multiverse-[0-9a-f]{16}){0,15}")
 FORWARDED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
@@ -159,7 +158,7 @@ class ForwardHandler(GatewayHandler):
             raise ShuttingDown()  # It began while the body was on its way.
         body = self.body()
         self._chunks.clear()
-        fields = load(CALL_SCHEMA, read_body(body))
+        fields = load_call(read_body(body))
         models = self._models_for(fields["model"])
         inbound_via = self.request.headers.get("Via", "")
         call = Call(

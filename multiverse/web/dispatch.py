@@ -1,0 +1,127 @@
+"""From a request's head to its handler, without Tornado's detours: one dictionary instead of a walk over patterns.
+
+The application is Tornado's in everything else. Handlers of ours are judged by `prepare` at once and answer when their
+body is whole; any other kind of handler (a WebSocket, a static file) goes Tornado's own way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Any, cast
+
+import tornado.web
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerRequest,
+    RequestStartLine,
+    ResponseStartLine,
+)
+
+from multiverse.web.handlers.staged import StagedHandler
+from multiverse.web.route import Route
+
+
+class GatewayApplication(tornado.web.Application):
+    """Serves `routes`; `shared` is what each handler is initialized with beside its route."""
+
+    def __init__(self, routes: Sequence[Route], shared: dict[str, Any], **settings: Any) -> None:
+        rules = [(route.pattern, route.handler, {**shared, "route": route}) for route in routes]
+        super().__init__(cast(Any, rules), **settings)
+        self._by_path = {
+            pattern: (handler, arguments)
+            for route, (pattern, handler, arguments) in zip(routes, rules, strict=True)
+            if route.shown == pattern and "{" not in pattern
+        }
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """Called by the HTTP server for each request."""
+        return Dispatch(self, server_conn, request_conn)
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        """As Tornado's, for the paths that have no pattern in them a look-up."""
+        found = self._by_path.get(request.path)
+        if found is None:
+            return super().find_handler(request, **kwargs)
+        return self.get_handler_delegate(request, *found)
+
+    def get_handler_delegate(
+        self,
+        request: HTTPServerRequest,
+        target_class: type[tornado.web.RequestHandler],
+        target_kwargs: dict[str, Any] | None = None,
+        path_args: list[bytes] | None = None,
+        path_kwargs: dict[str, bytes] | None = None,
+    ) -> Any:
+        """As Tornado's; handlers of ours get a delegate that spares them its futures."""
+        if not issubclass(target_class, StagedHandler):
+            return super().get_handler_delegate(request, target_class, target_kwargs, path_args, path_kwargs)
+        return HandlerDelegate(target_class(self, request, **(target_kwargs or {})), path_args or [], path_kwargs or {})
+
+
+class Dispatch(HTTPMessageDelegate):
+    """One request on its way to whoever handles it."""
+
+    def __init__(self, application: GatewayApplication, server_conn: object, request_conn: HTTPConnection) -> None:
+        self._application = application
+        self._server_conn = server_conn
+        self._request_conn = request_conn
+        self._delegate: HTTPMessageDelegate | None = None
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        """The head has come. Raises HTTPInputError for a host or a query that is none."""
+        request = HTTPServerRequest(
+            connection=self._request_conn,
+            server_connection=self._server_conn,
+            start_line=cast(RequestStartLine, start_line),
+            headers=headers,
+        )
+        delegate = self._delegate = cast(HTTPMessageDelegate, self._application.find_handler(request))
+        return delegate.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """Some of the body has come."""
+        assert self._delegate is not None
+        return self._delegate.data_received(chunk)
+
+    def finish(self) -> None:
+        """The body is whole."""
+        assert self._delegate is not None
+        self._delegate.finish()
+
+    def on_connection_close(self) -> None:
+        """The client has left."""
+        if self._delegate is not None:
+            self._delegate.on_connection_close()
+
+
+class HandlerDelegate(HTTPMessageDelegate):
+    """Feeds one of our handlers."""
+
+    def __init__(self, handler: StagedHandler, path_args: list[bytes], path_kwargs: dict[str, bytes]) -> None:
+        self._handler = handler
+        self._path_args = path_args
+        self._path_kwargs = path_kwargs
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        """The head has come."""
+        self._handler.take_head(self._path_args, self._path_kwargs)
+        return None
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """Some of the body has come."""
+        self._handler.data_received(chunk)
+        return None
+
+    def finish(self) -> None:
+        """The body is whole."""
+        self._handler.answer()
+
+    def on_connection_close(self) -> None:
+        """The client has left."""
+        self._handler.on_connection_close()

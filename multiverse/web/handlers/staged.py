@@ -1,0 +1,96 @@
+"""Tornado's `RequestHandler` in stages: the head is judged as it comes, the method answers when the body is whole.
+
+`take_head` and `answer` are what `RequestHandler._execute` of Tornado 6.6 does in one coroutine, with a future for each
+stage and a task for every request; here only a method that waits for something gets a task. Fed by web/dispatch.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Awaitable, Mapping
+
+import tornado.web
+from tornado.httputil import HTTPHeaders
+
+from multiverse.web.headers import KnownHeaders, date_now
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._+/=-]{1,200}")
+
+
+@tornado.web.stream_request_body
+class StagedHandler(tornado.web.RequestHandler):
+    """Subclasses write `prepare`, `data_received` and the methods. `request_id` is in the headers of every answer."""
+
+    request_id = ""
+    _answering: asyncio.Task[None] | None = None
+
+    def clear(self) -> None:
+        """Called by Tornado before anything else, and again before an error is rendered."""
+        if not self.request_id:
+            self.request_id = request_id_of(self.request.headers)
+        self._headers = KnownHeaders(
+            (
+                ("Content-Type", "text/html; charset=UTF-8"),
+                ("Date", date_now()),
+                ("X-Request-ID", self.request_id),
+                ("X-Content-Type-Options", "nosniff"),
+            )
+        )
+        self.set_default_headers()
+        self._write_buffer = []
+        self._transforms: list[tornado.web.OutputTransform] = []
+        self.set_status(200)
+
+    def set_headers(self, headers: Mapping[str, str]) -> None:
+        """As `set_header` for each; a line break in one is found out when the head is written, on either server."""
+        for name, value in headers.items():
+            self._headers[name] = value
+
+    def compute_etag(self) -> None:
+        """No ETag: hashing every answer costs more than it saves."""
+        return None
+
+    def take_head(self, path_args: list[bytes], path_kwargs: dict[str, bytes]) -> None:
+        """The head has come: judge it, and perhaps answer already."""
+        try:
+            if self.request.method not in self.SUPPORTED_METHODS:
+                raise tornado.web.HTTPError(405)
+            self.path_args = [self.decode_argument(value) for value in path_args]
+            self.path_kwargs = {name: self.decode_argument(value, name) for name, value in path_kwargs.items()}
+            self._cross_origin_protection()
+            self.prepare()
+        except Exception as error:
+            self._handle_request_exception(error)
+
+    def answer(self) -> None:
+        """The body is whole: let the method of the request answer."""
+        if self._finished:
+            return
+        try:
+            method = getattr(self, (self.request.method or "").lower())
+            answering = method(*self.path_args, **self.path_kwargs)
+            if answering is not None:
+                self._answering = asyncio.ensure_future(self._see_out(answering))
+            elif not self._finished:
+                self.finish()
+        except Exception as error:
+            self._handle_request_exception(error)
+
+    async def _see_out(self, answering: Awaitable[None]) -> None:
+        try:
+            await answering
+            if not self._finished:
+                self.finish()
+        except Exception as error:
+            self._handle_request_exception(error)
+
+    def on_connection_close(self) -> None:
+        """The client has left. For subclasses: stop what it was for."""
+
+
+def request_id_of(headers: HTTPHeaders) -> str:
+    """The request id that the client chose, if it is one, else a new one."""
+    given = headers.get("X-Request-ID", "")
+    return given if REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"

@@ -1,0 +1,55 @@
+"""Tornado's `HTTPHeaders` built at once from what is known to be right, without its checks of every name and value.
+
+For heads that were read strictly (front/heads.py), and for the headers that every answer of ours begins with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from tornado.httputil import HTTPHeaders, format_timestamp
+
+
+class KnownHeaders(HTTPHeaders):
+    """Headers of Tornado 6.6 with these pairs; a name that comes twice has both values."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        values: dict[str, list[str]] = {}
+        for name, value in pairs:
+            known_name = usual_spelling(name)
+            if known_name in values:
+                values[known_name].append(value)
+            else:
+                values[known_name] = [value]
+        self._as_list = values
+        self._combined_cache = {}
+
+    def get_all(self) -> Iterable[tuple[str, str]]:
+        """All pairs."""
+        return [(name, value) for name, values in self._as_list.items() for value in values]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As every mapping's, which for a name that is missing raises and catches an exception."""
+        values = self._as_list.get(usual_spelling(name))
+        if values is None:
+            return default
+        return values[0] if len(values) == 1 else ",".join(values)
+
+
+@lru_cache(1024)
+def usual_spelling(name: str) -> str:
+    """`content-TYPE` → `Content-Type`, as Tornado looks names up."""
+    return "-".join([part.capitalize() for part in name.split("-")])
+
+
+def date_now() -> str:
+    """The value of `Date` (RFC 9110 §6.6.1), made once a second."""
+    return _date_of(int(time.time()))
+
+
+@lru_cache(2)
+def _date_of(unix_seconds: int) -> str:
+    return format_timestamp(unix_seconds)
