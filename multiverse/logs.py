@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import logging.handlers
-import math
 import queue
 import sys
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from multiverse.config import Config, ConfigError
+from multiverse.log_copies import message_of, plain_copy
 from multiverse.log_lines import JSONLines, TextLines, record_document
 from multiverse.log_memory import LogMemory
 from multiverse.redaction import Redactor, escape_controls
@@ -32,8 +32,6 @@ BATCH_RECORDS = 1_024
 BLOCK_BYTES = 65_536
 # A rotated file ends with a whole block: small files want smaller ones.
 BLOCKS_IN_A_FILE = 10
-SNAPSHOT_DEPTH = 4
-PLAIN_TYPES = frozenset({str, bool, type(None)})
 OWN_LOGGERS = ("multiverse", "tornado", "asyncio")
 # Tornado writes a line of its own per request, query string included; the gateway writes a better one.
 SILENCED_LOGGER = "tornado.access"
@@ -124,7 +122,7 @@ class _Intake(logging.handlers.QueueHandler):
         """A copy that holds on to nothing of the caller's: no arguments, no frames, no mutable fields."""
         snapshot = logging.LogRecord.__new__(logging.LogRecord)  # copy.copy() takes five times as long
         snapshot.__dict__.update(record.__dict__)
-        snapshot.msg = _message(record)
+        snapshot.msg = message_of(record)
         snapshot.args = None
         snapshot.exc_info = None
         if record.exc_info:
@@ -134,7 +132,7 @@ class _Intake(logging.handlers.QueueHandler):
             # source lines: that is disk.
             snapshot.__dict__["traceback"] = traceback.TracebackException(*record.exc_info, lookup_lines=False)
         fields = record.__dict__.get("fields")
-        snapshot.__dict__["fields"] = _snapshot(fields, SNAPSHOT_DEPTH) if isinstance(fields, Mapping) else {}
+        snapshot.__dict__["fields"] = plain_copy(fields) if isinstance(fields, Mapping) else {}
         return snapshot
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -158,40 +156,6 @@ class _Intake(logging.handlers.QueueHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         """Called by `emit` instead of raising into the caller."""
         self._failures.report()
-
-
-def _message(record: logging.LogRecord) -> str:
-    try:
-        return record.getMessage()
-    except Exception:  # a wrong number of arguments, or one whose __str__ raises; the caller must not pay for it
-        return f"{record.msg} (the arguments do not fit)"
-
-
-def _snapshot(value: object, depth: int) -> Any:
-    """`value` in plain types that JSON knows; what is something else becomes its text as of now."""
-    if value is None or type(value) is str or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return int(value) if value.bit_length() < 64 else hex(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(value)
-    if depth and isinstance(value, Mapping):
-        return {  # What is plain, as nearly everything in records is, costs no call.
-            key if type(key) is str else _text(key): inner
-            if type(inner) in PLAIN_TYPES or (type(inner) is int and -(2**63) < inner < 2**63)
-            else _snapshot(inner, depth - 1)
-            for key, inner in value.items()
-        }
-    if depth and isinstance(value, list | tuple | set | frozenset):
-        return [_snapshot(inner, depth - 1) for inner in value]
-    return _text(value)
-
-
-def _text(value: object) -> str:
-    try:
-        return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-    except Exception:  # a broken __str__ costs its own value, not the record
-        return f"<{type(value).__name__}>"
 
 
 class _Writer:

@@ -53,12 +53,14 @@ class PageHandler(GatewayHandler):
 
     def show_page(self) -> None:
         """Answer with the page."""
+        signed_in = self.caller.role != "anonymous"
         body = self.look.page(
             self.template,
             page=self.template,
             title=self.title,
             caller=self.caller,
-            signed_in=self.caller.role != "anonymous",
+            signed_in=signed_in,
+            may_ask=signed_in or not self.gateway.config.require_client_api_key,
             version=__version__,
         )
         self.set_page_headers()

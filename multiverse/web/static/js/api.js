@@ -11,6 +11,10 @@ export class ApiError extends Error {
   }
 }
 
+export const isAdmin = document.body.dataset.role === "admin";
+/** Whether `/v1` answers this visitor; asking in vain would be an error in the browser's console. */
+const mayAsk = document.body.dataset.mayAsk === "yes";
+const MODELS = "/v1/models";
 const UNREACHABLE = "The gateway cannot be reached. It may be restarting, or this device is offline.";
 
 function tell(reachable) {
@@ -19,11 +23,18 @@ function tell(reachable) {
 
 /** The answer's JSON. Raises ApiError; AbortError when `signal` ends it. */
 export async function call(method, path, body = undefined, { signal } = {}) {
+  if (path === MODELS && !mayAsk) {
+    throw new ApiError("This gateway asks for a key: sign in with yours.", { status: 401, code: "invalid_api_key" });
+  }
   const response = await send(method, path, body, { signal });
   if (!response.ok) {
     throw await errorOf(response);
   }
-  return response.json();
+  const answer = await response.json();
+  if (path === MODELS) {
+    window.dispatchEvent(new CustomEvent("offered", { detail: answer.data.length }));
+  }
+  return answer;
 }
 
 /** The response itself, for streams. Raises ApiError only when there is none. */
@@ -71,5 +82,3 @@ export async function errorOf(response) {
     retryAfterSeconds,
   });
 }
-
-export const isAdmin = document.body.dataset.role === "admin";

@@ -2,7 +2,7 @@
 
 import { call, isAdmin } from "./api.js";
 import { build, find, setHidden, setText, whileBusy } from "./dom.js";
-import { plural, tickTimes } from "./format.js";
+import { count, plural, tickTimes } from "./format.js";
 import { live } from "./live.js";
 import { toastError } from "./toasts.js";
 
@@ -86,10 +86,22 @@ function watchCounts() {
     setText(liveness, word);
     setHidden(liveness, false);
   });
+  const long = build("span", { class: "long" });
+  const short = build("span");
+  counts.append(short, long);
   live.on("counts", ({ servers, requests }) => {
-    setText(counts, `${servers.healthy}/${servers.total} healthy · ${requests.in_flight} in flight`);
+    setText(short, `${count(servers.healthy)}/${count(servers.total)} healthy`);
+    setText(long, ` · ${count(requests.in_flight)} in flight`);
     counts.title = `${plural(servers.total, "server")}: ${servers.healthy} healthy, ${servers.unhealthy} unhealthy, ${servers.unknown} unknown; ${requests.in_flight} requests in flight`;
     setHidden(counts, false);
+  });
+}
+
+/** What those see who are not signed in. */
+function watchOffer() {
+  window.addEventListener("offered", ({ detail }) => {
+    setText(find("#quick-counts"), `${plural(detail, "model")} on offer`);
+    setHidden(find("#quick-counts"), false);
   });
 }
 
@@ -102,5 +114,7 @@ export function startFrame() {
   if (isAdmin) {
     watchCounts();
     live.start();
+  } else {
+    watchOffer();
   }
 }

@@ -37,7 +37,7 @@ class ModelRow {
     this.toggle.addEventListener("click", () => this.#toggle());
     this.health = build("span", { class: "muted" });
     this.named = build("div", { class: "servers" });
-    this.numbers = isAdmin ? [build("td", { class: "number" }), build("td", { class: "number medium" }), build("td", { class: "number medium" })] : [];
+    this.numbers = isAdmin ? [build("td", { class: "number medium" }), build("td", { class: "number medium" }), build("td", { class: "number medium" })] : [];
     const tryIt = build("a", { href: `/playground?model=${encodeURIComponent(this.name)}` }, "Try it");
     const line = build(
       "tr",
@@ -72,7 +72,7 @@ class ModelRow {
     this.named.dataset.shown = shown;
     const links = mine.slice(0, SERVERS_NAMED).map((server) => {
       const chip = verdictChip(server.health_status);
-      return build("a", { href: `/servers/${server.registration_id}`, title: server.reason ?? server.endpoint_url }, chip, server.owner_name ?? new URL(server.endpoint_url).host);
+      return build("a", { href: `/servers/${server.registration_id}`, title: server.reason ?? server.endpoint_url }, chip, build("span", {}, server.owner_name ?? new URL(server.endpoint_url).host));
     });
     this.named.replaceChildren(...links, mine.length > SERVERS_NAMED ? `and ${mine.length - SERVERS_NAMED} more` : "");
   }
@@ -139,9 +139,14 @@ async function refresh() {
   try {
     show(await ask());
   } catch (error) {
-    if (error.status !== 0) {
+    if (error.status === 401) {
+      setText(find("#no-models"), error.message);
+      setHidden(find("#no-models"), false);
+    } else if (error.status !== 0) {
       toastError(error);
     }
+  } finally {
+    find("#models-card").removeAttribute("aria-busy");
   }
   asking = setTimeout(refresh, ASK_AGAIN_MS);
 }

@@ -230,7 +230,7 @@ async function refreshModels(wanted) {
     showModels(data, wanted);
   } catch (error) {
     if (error.status === 401) {
-      setText(find("#model-help"), "This gateway asks for a key: sign in with yours.");
+      setText(find("#model-help"), error.message);
     } else if (error.status !== 0) {
       toastError(error);
     }

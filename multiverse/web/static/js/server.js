@@ -38,6 +38,7 @@ function show(record) {
   server = { ...server, ...record };
   setHidden(find("#server"), false);
   setHidden(find("#missing"), true);
+  setHidden(find("#loading"), true);
   document.title = `${server.model_name} · Multiverse`;
   setText(find("#model"), server.model_name);
   showVerdict(chip, server.health_status);
@@ -137,6 +138,7 @@ async function load() {
 function showMissing(text) {
   setText(find("#missing"), text);
   setHidden(find("#missing"), false);
+  setHidden(find("#loading"), true);
   setHidden(find("#server"), true);
 }
 

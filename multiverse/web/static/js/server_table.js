@@ -4,7 +4,7 @@ import { build, copyButton, find, setHidden, setText } from "./dom.js";
 import { count, milliseconds, NOTHING, plural, shortHost, showTime } from "./format.js";
 import { availabilityText, availabilityTitle, showVerdict, verdictChip } from "./verdicts.js";
 
-const ROWS_AT_ONCE = 100;
+const ROWS_AT_ONCE = 60;
 const VERDICT_ORDER = { unhealthy: 0, unknown: 1, healthy: 2 };
 const COLUMNS = [
   ["model_name", "Model", ""],
