@@ -16,10 +16,13 @@ import click
 from click.shell_completion import get_completion_class
 
 from multiverse import __version__
+from multiverse.cli_aliases import aliases
 from multiverse.cli_client import CallFailed, GatewayClient
+from multiverse.cli_keys import claim, keys
 from multiverse.cli_options import as_client
 from multiverse.cli_output import Column, field, flowing, one_line, show_json, show_table
 from multiverse.cli_servers import servers
+from multiverse.cli_usage import usage
 
 INTERRUPTED = 130  # what shells report for a command that SIGINT ended
 USAGE_ERROR = 2
@@ -54,6 +57,10 @@ def cli() -> None:
 
 
 cli.add_command(servers)
+cli.add_command(keys)
+cli.add_command(claim)
+cli.add_command(usage)
+cli.add_command(aliases)
 
 
 @cli.command()

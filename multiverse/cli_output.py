@@ -6,6 +6,8 @@ values come from lives in cli_client.py; which columns a command shows lives wit
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -47,6 +49,17 @@ def as_json(document: Any) -> str:
     for pattern in (COMMANDS, DISGUISES):
         text = pattern.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
     return text
+
+
+def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """`rows` as CSV; a cell that a spreadsheet would take for a formula gets an apostrophe (OWASP, CSV injection)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        cells = ["" if row.get(name) is None else one_line(str(row[name])) for name in columns]
+        writer.writerow([f"'{cell}" if cell[:1] in ("=", "+", "-", "@") else cell for cell in cells])
+    return text.getvalue()
 
 
 def show_json(document: Any) -> None:

@@ -63,12 +63,17 @@ class Config:
     max_request_body_size: int
     max_response_body_size: int
     max_event_size: int
+    default_max_concurrency: int
     queue_size: int
     queue_timeout_seconds: float
     require_client_api_key: bool
     client_api_keys: tuple[str, ...] = field(repr=False)
     rate_limit_enabled: bool
     rate_limit_requests_per_minute: int
+    rate_limit_tokens_per_day: int
+    rate_limit_requests_at_once: int
+    rate_limits_by_role: tuple[tuple[str, tuple[int, int, int]], ...]
+    usage_retention_days: float
     allow_private_addresses: bool
     trust_proxy_headers: bool
     cors_allow_origins: tuple[str, ...]

@@ -79,6 +79,18 @@ class ServerNotFound(NotFound):
     code = "server_not_found"
 
 
+class KeyNotFound(NotFound):
+    """No key has this id."""
+
+    code = "key_not_found"
+
+
+class ClaimCodeNotValid(NotFound):
+    """No claim code has this id; or it is wrong, expired or used up, with one text for all three."""
+
+    code = "claim_code_not_valid"
+
+
 class ModelNotFound(NotFound):
     """Nobody registered this model, or none of its servers knows it."""
 

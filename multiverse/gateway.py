@@ -12,22 +12,30 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from multiverse.clock import Clock
+from multiverse.clock import Clock, iso_from_unix
 from multiverse.config import Config
+from multiverse.errors import StoreFailed
 from multiverse.log_memory import LogMemory
 from multiverse.loop_watch import LoopWatch
-from multiverse.people.keys import Keys
+from multiverse.people.allowances import Allowances, Limit
+from multiverse.people.keyring import KeyRing
+from multiverse.people.keys import ANONYMOUS, READER, STUDENT, Keys
 from multiverse.people.limits import RateLimit
 from multiverse.people.sessions import Sessions
 from multiverse.people.usage import Usage
-from multiverse.proxy.forward import ForwardSettings, Proxy
+from multiverse.proxy.asking import ForwardSettings
+from multiverse.proxy.forward import Proxy
 from multiverse.proxy.queue import Queue
+from multiverse.servers.aliases import Aliases
 from multiverse.servers.health import HealthChecker
 from multiverse.servers.probe import Prober
 from multiverse.servers.registration import RegistrationService
 from multiverse.servers.registry import Registry
 from multiverse.servers.server import BreakerSettings
+from multiverse.storage.alias_table import AliasTable
+from multiverse.storage.key_table import KeyTable
 from multiverse.storage.store import Store
+from multiverse.storage.usage_table import UsageTable
 from multiverse.ticking import SteadyCallback
 from multiverse.transport.addresses import AddressPolicy
 from multiverse.transport.dialling import Dialler
@@ -36,9 +44,11 @@ from multiverse.transport.http import StreamingHTTPClient
 LOG = logging.getLogger(__name__)
 
 WRONG_KEYS_PER_MINUTE = 50
+SECONDS_OF_A_DAY = 86400.0
 WRONG_SIGN_INS_PER_MINUTE = 10
 SESSION_IDLE_SECONDS = 12 * 3600.0
 AUTO_DEREGISTER_LOOKS_SECONDS = 60.0
+RETENTION_LOOKS_SECONDS = 3600.0
 DRAIN_LOOKS_SECONDS = 0.05
 
 
@@ -60,23 +70,20 @@ class Gateway:
         self.gateway_id = secrets.token_hex(8)
         self.draining = False
         self.started_seconds = time.monotonic()
-        self.keys = Keys(admin_key=config.admin_api_key, client_keys=config.client_api_keys)
-        self.request_limit = self._request_limit()
+        self.keys = Keys(admin_key=config.admin_api_key, client_keys=config.client_api_keys, clock=self.clock)
+        self.allowances = Allowances(by_role=_limits_by_role(config), clock=self.clock)
         self.wrong_key_limit = RateLimit(limit=WRONG_KEYS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
         self.sign_in_limit = RateLimit(limit=WRONG_SIGN_INS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
         self.sessions = Sessions(keys=self.keys, clock=self.clock, idle_seconds=SESSION_IDLE_SECONDS)
         self.store = Store(config.database_path)
+        self.keyring = KeyRing(keys=self.keys, table=KeyTable(self.store), clock=self.clock)
+        self.aliases = Aliases(table=AliasTable(self.store), clock=self.clock)
         self.registry = Registry(least_busy=config.load_balancing == "least_busy")
         self.usage = Usage(store=self.store)
+        self.usage_table = UsageTable(self.store)
         self.loop_watch = LoopWatch(clock=self.clock)
         self.log_memory = log_memory or LogMemory(lambda record: {})
         self._on_secret = on_secret or (lambda secret: None)
-
-    def _request_limit(self) -> RateLimit | None:
-        config = self.config
-        if not config.rate_limit_enabled:
-            return None
-        return RateLimit(limit=config.rate_limit_requests_per_minute, period_seconds=60.0, clock=self.clock)
 
     @property
     def via(self) -> str:
@@ -97,17 +104,26 @@ class Gateway:
             self.transport = StreamingHTTPClient(force_instance=True, dialler=dialler)
             self._build_servers(dialler)
             self.queue = Queue(
-                registry=self.registry, size=config.queue_size, timeout_seconds=config.queue_timeout_seconds
+                registry=self.registry,
+                size=config.queue_size,
+                timeout_seconds=config.queue_timeout_seconds,
+                clock=self.clock,
             )
             self.registry.watch(self.queue.serve)
             self.proxy = Proxy(
                 queue=self.queue,
                 transport=self.transport,
                 usage=self.usage,
+                allowances=self.allowances,
                 clock=self.clock,
                 settings=_forward_settings(config),
             )
+            await self.keyring.load()
+            self.allowances.restore(await self.usage_table.tokens_on(self.clock.utc_iso()[:10]))
+            await self.aliases.load()
             await self.registrations.load()
+            if config.usage_retention_days > 0:
+                await self._forget_old_usage()
         except BaseException:
             await self.store.close()
             raise
@@ -138,21 +154,36 @@ class Gateway:
             dialler=dialler,
             clock=self.clock,
             breaker=_breaker_settings(config),
+            default_slots=config.default_max_concurrency or None,
             resolve_timeout_seconds=config.connect_timeout_seconds,
             on_secret=self._on_secret,
         )
         # Hours may be given as fractions of a second: looks come often enough for them.
         looks_seconds = max(min(AUTO_DEREGISTER_LOOKS_SECONDS, config.auto_deregister_after_hours * 3600 / 4), 0.02)
         self._lost_servers = SteadyCallback(self._deregister_lost, looks_seconds * 1000)
+        self._old_usage = SteadyCallback(self._forget_old_usage, RETENTION_LOOKS_SECONDS * 1000)
 
     def watch_servers(self) -> None:
         """Probe all servers now, and go on until the end."""
         self.health.start()
         if self.config.auto_deregister_after_hours > 0:
             self._lost_servers.start()
+        if self.config.usage_retention_days > 0:
+            self._old_usage.start()
 
     async def _deregister_lost(self) -> None:
         await self.registrations.deregister_lost(self.config.auto_deregister_after_hours)
+
+    async def _forget_old_usage(self) -> None:
+        """Single requests go, their sums stay; what cannot be deleted now is deleted in an hour."""
+        before = self.clock.unix_seconds() - self.config.usage_retention_days * SECONDS_OF_A_DAY
+        try:
+            forgotten = await self.usage_table.forget_before(iso_from_unix(before))
+        except StoreFailed as error:
+            LOG.warning("old usage not deleted", extra={"fields": {"reason": error.message}})
+            return
+        if forgotten:
+            LOG.info("old usage deleted", extra={"fields": {"rows": forgotten}})
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
@@ -172,12 +203,26 @@ class Gateway:
     ) -> None:
         """Stop probing, close every connection, write what is queued."""
         self._lost_servers.stop()
+        self._old_usage.stop()
         self.loop_watch.stop()
         await self.health.stop()
         self.transport.close()
         for server in self.registry.servers:
             self.store.queue_server_state(server.registration_id, server.state_row())
         await self.store.close()
+
+
+def _limits_by_role(config: Config) -> dict[str, Limit]:
+    """The limits of those whose key has none of its own; an admin has none unless told otherwise."""
+    if not config.rate_limit_enabled:
+        return {}
+    usual = (
+        config.rate_limit_requests_per_minute,
+        config.rate_limit_tokens_per_day,
+        config.rate_limit_requests_at_once,
+    )
+    figures = {**dict.fromkeys((STUDENT, READER, ANONYMOUS), usual), **dict(config.rate_limits_by_role)}
+    return {role: Limit(*(figure or None for figure in given)) for role, given in figures.items()}
 
 
 def _breaker_settings(config: Config) -> BreakerSettings:

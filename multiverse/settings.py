@@ -16,6 +16,8 @@ CLIENT_API_KEY_MIN_LENGTH = 8
 EXAMPLE_ADMIN_API_KEYS = frozenset({"your-secure-api-key-here-minimum-16-chars", "your-admin-api-key"})
 MAKE_A_KEY = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 COUNT_MAX = 1_000_000
+TOKENS_MAX = 2_000_000_000
+ROLES_WITH_LIMITS = ("admin", "student", "reader", "anonymous")
 SIZE_MAX_BYTES = 1_000_000_000_000
 DURATION_MAX = 1_000_000_000  # event loops overflow on timers that lie thousands of years ahead
 
@@ -131,6 +133,21 @@ def _client_api_keys(text: str) -> tuple[str, ...]:
     return keys
 
 
+def _limits_by_role(text: str) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+    limits: dict[str, tuple[int, int, int]] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        role, _sign, figures = part.partition("=")
+        numbers = [figure.strip() for figure in figures.split("/")]
+        whole = all(re.fullmatch("[0-9]{1,10}", number) and int(number) <= TOKENS_MAX for number in numbers)
+        if role.strip() not in ROLES_WITH_LIMITS or len(numbers) != 3 or not whole:
+            raise ValueError(
+                "must be like reader=30/50000/2,anonymous=10/0/1: requests per minute, tokens per day and requests at "
+                f"once (0 = no limit) for any of {', '.join(ROLES_WITH_LIMITS)}"
+            )
+        limits[role.strip()] = (int(numbers[0]), int(numbers[1]), int(numbers[2]))
+    return tuple(limits.items())
+
+
 def _metrics_token(text: str) -> str | None:
     if not _is_header_safe(text):
         raise ValueError("must be printable ASCII characters only (it travels in a header)")
@@ -221,12 +238,21 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("MAX_REQUEST_BODY_SIZE", "20971520", "largest request body, bytes", _whole(1, SIZE_MAX_BYTES)),
     Setting("MAX_RESPONSE_BODY_SIZE", "67108864", "largest plain answer, bytes", _whole(1, SIZE_MAX_BYTES)),
     Setting("MAX_EVENT_SIZE", "1048576", "largest event of a stream, bytes", _whole(1, SIZE_MAX_BYTES)),
+    Setting("DEFAULT_MAX_CONCURRENCY", "0", "slots of a server that tells none; 0 = no limit", _whole(0)),
     Setting("QUEUE_SIZE", "64", "requests that wait for a slot, per model; 0 = refuse at once", _whole(0)),
     Setting("QUEUE_TIMEOUT_SECONDS", "60", "time a request may wait for a slot", _duration(zero="do not wait")),
     Setting("REQUIRE_CLIENT_API_KEY", "false", "whether /v1 asks for a known key", _flag),
     Setting("CLIENT_API_KEYS", "", "clients' keys, separated by commas, at least 8 characters each", _client_api_keys),
     Setting("RATE_LIMIT_ENABLED", "false", "whether each client is limited", _flag),
     Setting("RATE_LIMIT_REQUESTS_PER_MINUTE", "60", "POST requests to /v1 per client and minute", _whole(1)),
+    Setting("RATE_LIMIT_TOKENS_PER_DAY", "0", "tokens per client and day; 0 = no limit", _whole(0, TOKENS_MAX)),
+    Setting("RATE_LIMIT_REQUESTS_AT_ONCE", "0", "requests under way per client; 0 = no limit", _whole(0)),
+    Setting(
+        "RATE_LIMITS_BY_ROLE", "", "others for a role, as role=PER_MINUTE/TOKENS_PER_DAY/AT_ONCE,…", _limits_by_role
+    ),
+    Setting(
+        "USAGE_RETENTION_DAYS", "90", "rows of single requests are kept; 0 = always", _duration("days", zero="always")
+    ),
     Setting("ALLOW_PRIVATE_ADDRESSES", "true", "whether servers may be on private networks", _flag),
     Setting("TRUST_PROXY_HEADERS", "false", "take the client from X-Forwarded-For; only behind a proxy", _flag),
     Setting("CORS_ALLOW_ORIGINS", "*", _ORIGINS_MEANING, _cors_allow_origins),

@@ -14,6 +14,8 @@ ERRORS = {
     "permission_denied": (403, "permission_error"),
     "not_found": (404, "invalid_request_error"),
     "server_not_found": (404, "invalid_request_error"),
+    "key_not_found": (404, "invalid_request_error"),
+    "claim_code_not_valid": (404, "invalid_request_error"),
     "model_not_found": (404, "invalid_request_error"),
     "method_not_allowed": (405, "invalid_request_error"),
     "request_too_large": (413, "invalid_request_error"),

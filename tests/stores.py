@@ -25,6 +25,7 @@ FULL_ROW: dict[str, Any] = {
     "tags": ["gpu", "ünïcode", "a,b"],
     "context_length": 8192,
     "max_concurrency": 2,
+    "owner_key_id": None,
     "draining": 1,
     "health_status": "healthy",
     "reason": None,

@@ -22,8 +22,8 @@ Register = Callable[[dict[str, Any]], Response]
 
 RECORD = set(
     "registration_id model_name served_model_name endpoint_url owner_name owner_email description tags context_length "
-    "max_concurrency has_api_key health_status availability reason consecutive_failures response_time_ms in_flight "
-    "last_checked_at last_successful_request_at created_at updated_at".split()
+    "max_concurrency has_api_key health_status availability reason consecutive_failures response_time_ms slots "
+    "in_flight last_checked_at last_successful_request_at created_at updated_at".split()
 )
 EVERYTHING = {
     "served_model_name": "models/llama 7b.gguf",

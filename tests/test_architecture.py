@@ -30,7 +30,7 @@ LAYERS = (
     "proxy",
     "gateway",
     "web",
-    "__main__ cli cli_client cli_options cli_output cli_servers",
+    "__main__ cli cli_aliases cli_client cli_keys cli_options cli_output cli_servers cli_usage",
 )
 # The modules of the command line are one room.
 COMMAND_LINE = LAYERS[-1].split()
@@ -52,13 +52,13 @@ HOMES = {
     "httptools": "transport.answers",
     "uvloop": "web.app",
     "msgspec": "proxy servers.probe web",
-    "marshmallow": "web.schemas",
+    "marshmallow": "web.people_schemas web.schemas",
     "sqlite_utils": "storage",
     "sqlite3": "storage",
     "environs": "config",
     "dotenv": "config",
     "pythonjsonlogger": "log_lines",
-    "click": "cli cli_options cli_output cli_servers",
+    "click": "cli cli_aliases cli_keys cli_options cli_output cli_servers cli_usage",
     "http.client": "cli_client",
     "ssl": "cli_client transport.dialling transport.connection",
 }

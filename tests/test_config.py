@@ -45,12 +45,17 @@ DEFAULTS = {
     "max_request_body_size": 20971520,
     "max_response_body_size": 67108864,
     "max_event_size": 1048576,
+    "default_max_concurrency": 0,
     "queue_size": 64,
     "queue_timeout_seconds": 60.0,
     "require_client_api_key": False,
     "client_api_keys": (),
     "rate_limit_enabled": False,
     "rate_limit_requests_per_minute": 60,
+    "rate_limit_tokens_per_day": 0,
+    "rate_limit_requests_at_once": 0,
+    "rate_limits_by_role": (),
+    "usage_retention_days": 90.0,
     "allow_private_addresses": True,
     "trust_proxy_headers": False,
     "cors_allow_origins": ("*",),
@@ -89,6 +94,7 @@ FROM_ONE = [
     "RATE_LIMIT_REQUESTS_PER_MINUTE",
 ]
 FROM_ZERO = ["LOG_BACKUP_COUNT", "MAX_RETRY_ATTEMPTS", "QUEUE_SIZE", "PORT"]
+FROM_ZERO += ["DEFAULT_MAX_CONCURRENCY", "RATE_LIMIT_TOKENS_PER_DAY", "RATE_LIMIT_REQUESTS_AT_ONCE"]
 FLAGS = [
     "ENABLE_CONSOLE_LOGGING",
     "ENABLE_FILE_LOGGING",
@@ -129,7 +135,7 @@ def test_defaults_are_the_contracts() -> None:
 
 def test_settings_and_config_name_the_same_things_in_the_same_order() -> None:
     assert [setting.field_name for setting in SETTINGS] == [entry.name for entry in dataclasses.fields(Config)]
-    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 47
+    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 52
     assert [setting.variable for setting in SETTINGS if setting.default is None] == ["ADMIN_API_KEY"]
     assert all(setting.meaning and "\n" not in setting.meaning for setting in SETTINGS)
 

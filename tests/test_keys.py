@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiverse.people.keys import ADMIN, CLIENT, NOBODY, Keys
+from multiverse.people.keys import ADMIN, NOBODY, READER, Keys
 from tests.bench import UNHURRIED
 
 ADMIN_KEY = "an-admin-key-of-the-tests"
@@ -25,8 +25,8 @@ def test_who_is_who(keys: Keys) -> None:
     assert admin is not None
     assert (admin.name, admin.role, admin.is_admin) == ("admin", ADMIN, True)
     assert [(client.name, client.role, client.is_admin) for client in clients if client] == [
-        ("client-1", CLIENT, False),
-        ("client-2", CLIENT, False),
+        ("client-1", READER, False),
+        ("client-2", READER, False),
     ]
     assert not NOBODY.is_admin
 

@@ -26,8 +26,11 @@ NO_TIMER_OR_LIMIT = {"PORT"}
 LIMIT_NAME = re.compile(r"_SECONDS$|_BYTES$|_LENGTH$|_LINES$|^MAX_|_MAX$|_MAX_|^MOST_|^LONGEST_|_LIMIT$|_PER_MINUTE$")
 # How often something looks, how it is cut, what a setting or a field may hold (docs/api.md has those).
 NOT_FOR_THE_TABLE = {
-    "gateway": {"AUTO_DEREGISTER_LOOKS_SECONDS", "DRAIN_LOOKS_SECONDS"},
+    "gateway": {"AUTO_DEREGISTER_LOOKS_SECONDS", "RETENTION_LOOKS_SECONDS", "DRAIN_LOOKS_SECONDS"},
     "loop_watch": {"TICK_SECONDS"},
+    "people.allowances": {"NO_LIMIT"},
+    "people.keyring": {"CODE_LENGTH"},
+    "web.people_schemas": {"MOST_USES", "MOST_ROSTER_ROWS", "LONGEST_LIFETIME_MINUTES"},
     "logs": {"BATCH_SECONDS", "BLOCK_BYTES"},
     "proxy.sse": {"LONGEST_BOUNDARY"},
     "redaction": {"SCANNED_MAX_LENGTH", "CUT_EDGE_LENGTH", "ANYWHERE_MIN_LENGTH", "SECRET_MIN_LENGTH"},
@@ -37,6 +40,7 @@ NOT_FOR_THE_TABLE = {
         "ADMIN_API_KEY_MIN_LENGTH",
         "CLIENT_API_KEY_MIN_LENGTH",
         "COUNT_MAX",
+        "TOKENS_MAX",
         "SIZE_MAX_BYTES",
         "DURATION_MAX",
     },
@@ -61,7 +65,7 @@ NOT_FOR_THE_TABLE = {
     "web.handlers.pages": {"ONE_YEAR_SECONDS"},
     "web.look": {"VERSION_LENGTH"},
     "web.http_server": {"IDLE_LOOKS_SECONDS", "DISCARD_BYTES"},
-    "web.schemas": {"MAX_TAGS", "MAX_TAG_LENGTH", "MAX_NUMBER"},
+    "web.schemas": {"MAX_MODEL_NAMES", "MAX_TAGS", "MAX_TAG_LENGTH", "MAX_NUMBER"},
 }
 
 

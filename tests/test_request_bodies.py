@@ -401,7 +401,8 @@ def test_a_connection_is_used_again(gateway: GatewayProcess, peer: ScriptedPeer,
         for body in bodies:
             client.request("POST", "/v1/chat/completions", body)
             assert client.read_response().status == 200
-    assert [request.body for request in peer.requests] == bodies, "each arrives as it was sent, once"
+    arrived = [request.body.replace(wire.USAGE_ASKED, b"", 1) for request in peer.requests]
+    assert arrived == bodies, "each arrives as it was sent, once"
 
 
 def test_pipelined_requests_are_answered_in_order(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:

@@ -486,7 +486,7 @@ def test_the_record_is_that_of_the_contract_and_has_no_key(clock: HandClock) -> 
     assert set(record) == set(
         "registration_id model_name served_model_name endpoint_url owner_name owner_email description tags "
         "context_length max_concurrency has_api_key health_status availability reason consecutive_failures "
-        "response_time_ms in_flight last_checked_at last_successful_request_at created_at updated_at".split()
+        "response_time_ms slots in_flight last_checked_at last_successful_request_at created_at updated_at".split()
     )
     assert record["has_api_key"] is True
     assert (record["in_flight"], record["consecutive_failures"]) == (1, 1)

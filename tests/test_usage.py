@@ -17,6 +17,7 @@ def build_record(**fields: object) -> UsageRecord:
     known: dict[str, object] = {
         "request_id": "req-1",
         "started_at": CREATED_AT,
+        "key_id": "client-1",
         "key_name": "client-1",
         "client_address": "192.0.2.7",
         "route": "/v1/chat/completions",

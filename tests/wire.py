@@ -19,6 +19,8 @@ PLANTED_COMPLETION = PLANTED + "completion-91c2"
 PLANTED_SERVER_KEY = PLANTED + "server-key-5d0e"
 PLANTED_CLIENT_KEY = PLANTED + "client-key-b16b"
 
+# What the gateway adds to the body of a stream whose client does not ask for its usage.
+USAGE_ASKED = b'"stream_options":{"include_usage":true},'
 DONE = b"data: [DONE]\n\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -101,6 +103,13 @@ def _chunk_event(delta: dict[str, Any], finish_reason: str | None, fields: dict[
         **fields,
     }
     return sse(json.dumps(value, ensure_ascii=False))
+
+
+def usage_chunk(prompt_tokens: int, completion_tokens: int) -> bytes:
+    """The event with which a server answers `stream_options.include_usage`."""
+    total = prompt_tokens + completion_tokens
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
+    return sse(json.dumps({"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [], "usage": usage}))
 
 
 def good_stream(*texts: str) -> bytes:

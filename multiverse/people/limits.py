@@ -34,6 +34,13 @@ class RateLimit:
         self._forget_some(now)
         return wait / NANOSECONDS if wait > 0 else None
 
+    def state(self, name: str) -> tuple[int, float]:
+        """How many events of `name` would be allowed now, and the seconds until all of them are again."""
+        now = int(self._clock.monotonic() * NANOSECONDS)
+        ahead = max(self._used_until.get(name, now) - now, 0)
+        left = (self._burst + self._interval - ahead) // self._interval
+        return max(left, 0), ahead / NANOSECONDS
+
     def _forget_some(self, now: int) -> None:
         """Drop up to two names that are no longer limited, and beyond `FORGET_ABOVE` whoever has not asked for longest.
 

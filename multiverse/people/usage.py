@@ -19,16 +19,19 @@ OUTCOMES = ("ok", "failed", "client_closed", "rejected")
 
 @dataclass(slots=True)
 class UsageRecord:
-    """What is known of one request. Times in milliseconds since its admission; `settled` once it is counted."""
+    """What is known of one request. Times in milliseconds since its admission."""
 
     request_id: str
     started_at: str
+    key_id: str
     key_name: str
     client_address: str
     route: str
     model_name: str
     stream: bool
     registration_id: str | None = None
+    owner_key_id: str | None = None
+    owner_name: str | None = None
     outcome: str = "failed"
     status: int = 500
     attempts: int = 0
@@ -38,11 +41,10 @@ class UsageRecord:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     tokens_estimated: bool = False
-    settled: bool = False
 
     def row(self) -> dict[str, Any]:
         """The row of the store's `usage` table."""
-        row = {name: getattr(self, name) for name in self.__slots__ if name != "settled"}
+        row = {name: getattr(self, name) for name in self.__slots__}
         return {**row, "stream": int(self.stream), "tokens_estimated": int(self.tokens_estimated)}
 
 

@@ -7,7 +7,7 @@ a failure can only be told as an event. Bytes are written in whole events, so a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -36,6 +36,7 @@ class Answer:
         self.started = False
         self.finished = False
         self.held_for_json = False
+        self.beside_keep_alive: Callable[[], bytes] | None = None
 
     # -- keeping a stream alive ----------------------------------------------------------------------------------------
 
@@ -52,7 +53,7 @@ class Answer:
         if due <= now and not blocked and not self.held_for_json:
             if not self.started:
                 self.start_stream({})
-            self.write(KEEP_ALIVE)
+            self.write(KEEP_ALIVE + (self.beside_keep_alive() if self.beside_keep_alive else b""))
         if due <= now:
             due = now + self._keepalive_seconds
         self._timer = self._loop.call_at(due, self._on_timer)

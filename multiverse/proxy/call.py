@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import msgspec
 
 from multiverse.errors import InvalidRequest
+from multiverse.people.allowances import Allowance
+from multiverse.people.keys import Caller
 from multiverse.proxy.rewrite import STRING, has_repeated_model
 
 # Python's own limit (`sys.get_int_max_str_digits`): servers written in it fail on more, and look broken for it.
@@ -22,14 +24,21 @@ DIGITS = b"0123456789"
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request to forward. `started_seconds` is monotonic; `via` is what the server shall read in `Via`."""
+    """A request to forward. `started_seconds` is monotonic; `via` is what the server shall read in `Via`.
+
+    `models` are those that may answer, in order: what `model_name` stands for. `asker` is who shares come to: the key,
+    or without one the address.
+    """
 
     request_id: str
     route: str
     body: bytes
     model_name: str
+    models: tuple[str, ...]
     stream: bool
-    key_name: str
+    caller: Caller
+    asker: str
+    allowance: Allowance | None
     client_address: str
     via: str
     started_seconds: float

@@ -8,55 +8,58 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 from multiverse.clock import Clock
-from multiverse.errors import GatewayError, InternalError, NotFound, ShuttingDown
-from multiverse.people.usage import Usage, UsageRecord
+from multiverse.errors import (
+    GatewayError,
+    InternalError,
+    ModelLoading,
+    ModelNotFound,
+    NoServerAvailable,
+    NotFound,
+    Overloaded,
+    ShuttingDown,
+)
+from multiverse.people.allowances import Allowances
+from multiverse.people.usage import Usage
+from multiverse.proxy.account import Account
 from multiverse.proxy.answer import Answer
+from multiverse.proxy.asking import ForwardSettings, body_asking_for_usage, server_request
 from multiverse.proxy.call import Call, Reply
-from multiverse.proxy.meter import Meter
-from multiverse.proxy.queue import Queue
+from multiverse.proxy.queue import Asker, Queue
 from multiverse.proxy.relay import Refused, Relay
-from multiverse.proxy.rewrite import replace_model
+from multiverse.proxy.sse import queued_comment
 from multiverse.proxy.verdicts import Verdict, broken_stream_verdict, failure_verdict
-from multiverse.servers.outgoing import request_headers
 from multiverse.servers.server import Attempt, Blame, Server
 from multiverse.transport.failures import Abandoned, TransportError
 from multiverse.transport.http import Exchange, StreamingHTTPClient
-from multiverse.transport.messages import ServerRequest
 
 LOG = logging.getLogger(__name__)
 
 LEFTOVER_SECONDS = 0.5
+CANNOT_ANSWER = (ModelLoading, ModelNotFound, NoServerAvailable, Overloaded)
 CLIENT_CLOSED_STATUS = 499  # nginx's word for it; never sent, only counted
-
-
-@dataclass(frozen=True, slots=True)
-class ForwardSettings:
-    """Limits of one request, in seconds and bytes; see contract §5."""
-
-    max_attempts: int
-    connect_timeout_seconds: float
-    request_timeout_seconds: float
-    stream_idle_timeout_seconds: float
-    stream_max_seconds: float
-    stream_keepalive_seconds: float
-    max_response_body_size: int
-    max_event_size: int
-    show_server_id: bool
 
 
 class Proxy:
     """Forwards requests to servers. `under_way` are those that have not ended."""
 
     def __init__(
-        self, *, queue: Queue, transport: StreamingHTTPClient, usage: Usage, clock: Clock, settings: ForwardSettings
+        self,
+        *,
+        queue: Queue,
+        transport: StreamingHTTPClient,
+        usage: Usage,
+        allowances: Allowances,
+        clock: Clock,
+        settings: ForwardSettings,
     ) -> None:
         self.queue = queue
         self.transport = transport
         self.usage = usage
+        self.allowances = allowances
         self.clock = clock
         self.settings = settings
         self.under_way: set[Forwarding] = set()
@@ -78,21 +81,15 @@ class Forwarding:
         self._proxy = proxy
         self._call = call
         self._answer = Answer(reply, keepalive_seconds=proxy.settings.stream_keepalive_seconds if call.stream else 0)
-        self._meter = Meter()
         self._tried: list[Server] = []
+        self._model_name, *self._further_models = call.models
         self._attempt: Attempt | None = None
         self._exchange: Exchange | None = None
         self._place: asyncio.Future[Attempt] | None = None
         self._ended_by: GatewayError | None = None
         self._client_left = False
-        self._record = UsageRecord(
-            request_id=call.request_id,
-            started_at=proxy.clock.utc_iso(),
-            key_name=call.key_name,
-            client_address=call.client_address,
-            route=call.route,
-            model_name=call.model_name,
-            stream=call.stream,
+        self._account = Account(
+            call, usage=proxy.usage, allowances=proxy.allowances, shares=proxy.queue.shares, clock=proxy.clock
         )
 
     @property
@@ -131,7 +128,7 @@ class Forwarding:
         """
         proxy = self._proxy
         proxy.under_way.add(self)
-        proxy.usage.admitted(self._call.key_name)
+        proxy.usage.admitted(self._call.caller.name)
         if self._call.stream:
             self._answer.keep_alive()
         try:
@@ -159,7 +156,9 @@ class Forwarding:
         while len(self._tried) < self._proxy.settings.max_attempts:
             try:
                 self._attempt = await self._next_place()
-            except GatewayError:
+            except GatewayError as error:
+                if self._falls_back(error):
+                    continue
                 if worst is None:
                     raise
                 return worst
@@ -172,23 +171,32 @@ class Forwarding:
                 return verdict
         return worst
 
+    def _falls_back(self, error: GatewayError) -> bool:
+        """Whether another model stands in for the one whose servers cannot answer."""
+        if self._over or not self._further_models or not isinstance(error, CANNOT_ANSWER):
+            return False
+        self._model_name = self._further_models.pop(0)
+        return True
+
     async def _next_place(self) -> Attempt:
         if self._over:
             raise self._ended_by or InternalError("The client left.")
-        queue, model_name = self._proxy.queue, self._call.model_name
-        attempt = queue.place(model_name, self._tried)
+        queue, model_name = self._proxy.queue, self._model_name
+        asker = Asker(self._call.asker, self._call.caller.weight)
+        attempt = queue.place(model_name, self._tried, asker)
         if attempt is None:
             entered = self._proxy.clock.monotonic()
-            self._place = queue.join(model_name, self._tried)
+            place = self._place = queue.join(model_name, self._tried, asker)
+            self._answer.beside_keep_alive = lambda: queued_comment(queue.standing(model_name, place))
             try:
-                attempt = await self._place
+                attempt = await place
             except asyncio.CancelledError:
                 if not self._over:
                     raise
                 raise self._ended_by or InternalError("The client left.") from None
             finally:
-                self._place = None
-                self._record.queue_ms += self._milliseconds_since(entered)
+                self._place = self._answer.beside_keep_alive = None
+                self._account.waited(entered)
         if self._over:
             attempt.end(Blame.NONE)
             raise self._ended_by or InternalError("The client left.")
@@ -196,15 +204,31 @@ class Forwarding:
 
     async def _ask(self, attempt: Attempt) -> Verdict | None:
         """One attempt; None when the client has its answer."""
-        server = attempt.server
+        server, call = attempt.server, self._call
         self._tried.append(server)
+        self._account.asked(server)
+        body = body_asking_for_usage(call, server)
+        verdict, committed = await self._exchange_with(server, body or call.body, drops_usage=body is not None)
+        if body is not None and verdict is not None and verdict.usage_refused and not self._over:
+            # It refuses what the client never asked for. That is no attempt: the request itself it has not seen yet.
+            verdict, committed = await self._exchange_with(server, call.body, drops_usage=False)
+            server.refuses_usage = verdict is None or not verdict.usage_refused
+        if verdict is not None:
+            if committed:
+                verdict = replace(verdict, try_next=False)  # Content has gone out: nothing is ever sent twice.
+            self._blame(attempt, verdict)
+        return verdict
+
+    async def _exchange_with(self, server: Server, body: bytes, *, drops_usage: bool) -> tuple[Verdict | None, bool]:
+        """One request to `server`; what failed, if anything did, and whether content had gone out by then."""
         self._answer.held_for_json = False
-        self._record.registration_id = server.registration_id
-        relay = self._relay(server)
+        settings = self._proxy.settings
+        relay = self._relay(server, drops_usage=drops_usage)
+        request = server_request(self._call, server, relay, body, settings)
         loop = asyncio.get_running_loop()
-        exchange = self._exchange = cast(Exchange, self._proxy.transport.fetch(self._request(server, relay)))
+        exchange = self._exchange = cast(Exchange, self._proxy.transport.fetch(request))
         relay.exchange = exchange
-        patience = loop.call_later(self._proxy.settings.request_timeout_seconds, relay.give_up_waiting)
+        patience = loop.call_later(settings.request_timeout_seconds, relay.give_up_waiting)
         try:
             await exchange
             verdict = relay.finish()
@@ -218,64 +242,44 @@ class Forwarding:
         finally:
             patience.cancel()
             self._exchange = None
-        if verdict is not None:
-            if relay.committed:
-                verdict = replace(verdict, try_next=False)  # Content has gone out: nothing is ever sent twice.
-            self._blame(attempt, verdict)
-        return verdict
+        return verdict, relay.committed
 
-    def _relay(self, server: Server) -> Relay:
+    def _relay(self, server: Server, *, drops_usage: bool) -> Relay:
         settings = self._proxy.settings
-        headers = {"X-Gateway-Attempts": str(len(self._tried))}
-        if settings.show_server_id:
-            headers["X-Gateway-Server-ID"] = server.registration_id
         return Relay(
             self._call,
             server,
             self._answer,
-            self._meter,
-            client_headers=headers,
+            self._account.meter,
+            client_headers=self._headers(server),
             max_body_size=settings.max_response_body_size,
             max_event_size=settings.max_event_size,
+            drops_usage=drops_usage,
             on_commit=self._on_commit,
             on_whole=self._on_whole,
         )
 
-    def _request(self, server: Server, relay: Relay) -> ServerRequest:
-        call, registration, settings = self._call, server.registration, self._proxy.settings
-        body = call.body
-        if registration.served_model_name and registration.served_model_name != call.model_name:
-            body = replace_model(body, registration.served_model_name)
-        accept = "text/event-stream" if call.stream else "application/json"
-        return ServerRequest(
-            registration.endpoint,
-            registration.endpoint.path + call.route,
-            method="POST",
-            header_items=request_headers(
-                registration,
-                via=call.via,
-                request_id=call.request_id,
-                accept="*/*" if call.route.startswith("/v1/audio/") else accept,
-                content_type="application/json",
-            ),
-            body=body,
-            response_callback=relay.on_head,
-            streaming_callback=relay.on_data,
-            connect_timeout=settings.connect_timeout_seconds,
-            request_timeout=settings.stream_max_seconds if call.stream else None,
-        )
+    def _headers(self, server: Server) -> dict[str, str]:
+        """What the answer says of where it comes from."""
+        headers = {"X-Gateway-Attempts": str(len(self._tried))}
+        if self._proxy.settings.show_server_id:
+            headers["X-Gateway-Server-ID"] = server.registration_id
+        if self._call.models != (self._call.model_name,):
+            headers["X-Gateway-Model"] = server.registration.model_name
+        return headers
 
     # -- what follows --------------------------------------------------------------------------------------------------
 
     def _on_commit(self) -> None:
-        self._record.first_token_ms = self._milliseconds_since(self._call.started_seconds)
+        self._account.committed()
         if self._exchange is not None:
             self._exchange.set_idle_timeout(self._proxy.settings.stream_idle_timeout_seconds)
 
     def _on_whole(self, blame: Blame, reason: str) -> None:
         """The client is about to have all that will come: count out before the last byte is visible."""
-        self._record.outcome = "failed" if reason else "ok"
-        self._record.status = 200
+        record = self._account.record
+        record.outcome = "failed" if reason else "ok"
+        record.status = 200
         self._settle(blame, reason)
         if self._exchange is not None:
             self._exchange.discard_rest(LEFTOVER_SECONDS)
@@ -303,11 +307,12 @@ class Forwarding:
         """The last word to the client: an event if a stream has begun, a whole answer, or an exception to render."""
         if self._ended_by is not None and not self._client_left:
             error, body = self._ended_by, None
-        self._record.status = error.status
+        record = self._account.record
+        record.status = error.status
         refused = body is not None or (400 <= error.status < 500 and not isinstance(error, NotFound))
-        self._record.outcome = "rejected" if refused or not self._tried else "failed"
+        record.outcome = "rejected" if refused or not self._tried else "failed"
         if self._client_left:
-            self._record.outcome, self._record.status = "client_closed", CLIENT_CLOSED_STATUS
+            record.outcome, record.status = "client_closed", CLIENT_CLOSED_STATUS
         answer = self._answer
         started, finished = answer.started, answer.finished
         self._settle(Blame.NONE, "")
@@ -316,29 +321,15 @@ class Forwarding:
         if started:
             answer.finish_with_error(error, body)
         elif body is not None:
-            headers = {"Content-Type": "application/json", "X-Gateway-Attempts": str(self.attempts)}
-            if self._proxy.settings.show_server_id:
-                headers["X-Gateway-Server-ID"] = self._tried[-1].registration_id
+            headers = {"Content-Type": "application/json", **self._headers(self._tried[-1])}
             answer.send_whole(error.status, headers, body)
         else:
             raise error
 
     def _settle(self, blame: Blame, reason: str) -> None:
         """End the attempt and write the usage row, once, whichever way the request ends."""
+        # First what it has cost, then the slot: whose turn is next depends on it.
+        self._account.settle(len(self._tried))
         if self._attempt is not None and self._attempt.end(blame, reason):
             fields = {"server": self._attempt.server.registration_id, "reason": reason}
             LOG.warning("server ejected", extra={"fields": fields})
-        if self._record.settled:
-            return
-        self._record.settled = True
-        self._meter.estimate()
-        record = self._record
-        record.attempts = len(self._tried)
-        record.total_ms = self._milliseconds_since(self._call.started_seconds)
-        record.prompt_tokens = self._meter.prompt_tokens
-        record.completion_tokens = self._meter.completion_tokens
-        record.tokens_estimated = not self._meter.reported and record.completion_tokens is not None
-        self._proxy.usage.ended(record)
-
-    def _milliseconds_since(self, moment: float) -> float:
-        return round((self._proxy.clock.monotonic() - moment) * 1000, 1)

@@ -21,6 +21,7 @@ RESPONSE_END = re.compile(
     rb'|"type"\s*:\s*"response\.(?:completed|failed|incomplete)"'
 )
 USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*\{')
+NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 NULLS = (b":null", b": null")
 MOST_TOKENS = 10_000_000  # In one request; a server that claims more is wrong, and must not spoil every sum.
 
@@ -136,9 +137,10 @@ def has_value(block: bytes, key: bytes) -> bool:
 class StreamWatch:
     """Follows the events of one stream: has it been whole, has it reported an error, what does it count."""
 
-    __slots__ = ("_of_responses", "_whole_when", "done", "finished", "meter", "server_error")
+    __slots__ = ("_drops_usage", "_of_responses", "_whole_when", "done", "finished", "meter", "server_error")
 
-    def __init__(self, rule: WholeWhen, meter: Meter) -> None:
+    def __init__(self, rule: WholeWhen, meter: Meter, *, drops_usage: bool = False) -> None:
+        self._drops_usage = drops_usage
         self._whole_when = rule
         self._of_responses = rule is WholeWhen.RESPONSE_EVENT
         self.meter = meter
@@ -149,7 +151,8 @@ class StreamWatch:
     def observe(self, block: bytes) -> bytes:
         """Read a block of complete events; returns what of it belongs to the answer.
 
-        Everything after `[DONE]` is cut off, and so is everything after an error event.
+        Everything after `[DONE]` is cut off, and so is everything after an error event. The event that holds usage only
+        is taken out if the client has not asked for it; nothing may be left of the block then.
         """
         # `find` is the fastest search that bytes have; this runs for every event of every stream.
         self.meter.data_events += block.count(b"\ndata:") + block.startswith(b"data:")
@@ -160,7 +163,7 @@ class StreamWatch:
         if block.find(b'"error"') >= 0 and has_value(block, b'"error"'):
             block = self._up_to_error(block)
         if block.find(b'"usage"') >= 0 and has_value(block, b'"usage"'):
-            self._read_usage(block)
+            block = self._read_usage(block)
         if not self.finished:
             if not self._of_responses:
                 if block.find(b'"finish_reason"') >= 0 and has_value(block, b'"finish_reason"'):
@@ -204,10 +207,23 @@ class StreamWatch:
                 return block[:kept]
         return block
 
-    def _read_usage(self, block: bytes) -> None:
+    def _read_usage(self, block: bytes) -> bytes:
+        kept = []
         for event in split_events(block):
             if USAGE_OBJECT.search(event) is not None:
                 self.meter.read_usage(event_data(event))
+                if self._drops_usage and has_no_choices(event):
+                    continue
+            kept.append(event)
+        return b"".join(kept) if self._drops_usage else block
+
+
+def has_no_choices(event: bytes) -> bool:
+    """Whether an event with usage is the one that `stream_options.include_usage` adds (OpenAI API, "Streaming").
+
+    A key in quotes cannot stand inside a string, so where there is one `choices` it is the event's own.
+    """
+    return NO_CHOICES.search(event) is not None and event.count(b'"choices"') == 1
 
 
 def reported_error(document: bytes) -> Any:

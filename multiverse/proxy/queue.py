@@ -1,29 +1,57 @@
-"""Where requests wait when every server of their model is full: one bounded line per model, first come, first served.
+"""Where requests wait when every server of their model is full: a bounded line per model, in the order of fairness.py.
 
 A freed slot is handed to exactly one waiter in the same turn of the loop, so nobody can take it in between. What a slot
-is, and who may take one, the registry says.
+is, and who may take one, the registry says; whose turn it is, fairness.py does.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
+from multiverse.clock import Clock
 from multiverse.errors import GatewayError, Overloaded
+from multiverse.proxy.fairness import Pace, Waiting, ranking, whom_to_drop
+from multiverse.proxy.shares import Shares
 from multiverse.servers.registry import Registry
 from multiverse.servers.server import Attempt, Server
 
 QUEUE_FULL = "Every server of this model is busy and its queue is full. Send the request again later."
 WAITED_TOO_LONG = "Every server of this model stayed busy while the request was waiting. Send it again later."
+MADE_ROOM = "You have the most requests in this model's full queue: this one has made room for somebody else's."
+UNKNOWN_PACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Whose request it is, and how much that counts."""
+
+    name: str = ""
+    weight: int = 1
+
+
+ANYBODY = Asker()
 
 
 @dataclass(slots=True, eq=False)
-class Waiter:
+class Waiter(Waiting):
     """A request that waits; `place` becomes its attempt, or the error that ends the wait."""
 
     tried: Collection[Server]
+    weight: int
     place: asyncio.Future[Attempt]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a request stands: its place from 1 on, how long it has waited, how long it may still; None = unknown."""
+
+    asker: str
+    place: int
+    waited_seconds: float
+    estimated_seconds: float | None
 
 
 @dataclass(slots=True)
@@ -43,18 +71,21 @@ class Line:
 class Queue:
     """Hands out attempts. `size` requests may wait per model, each for at most `timeout_seconds`; 0 = none waits."""
 
-    def __init__(self, *, registry: Registry, size: int, timeout_seconds: float) -> None:
+    def __init__(self, *, registry: Registry, size: int, timeout_seconds: float, clock: Clock | None = None) -> None:
         self._registry = registry
         self._size = size
         self._timeout_seconds = timeout_seconds
+        self._clock = clock or Clock()
         self._lines: dict[str, Line] = {}
+        self._paces: dict[str, Pace] = {}
+        self.shares = Shares(self._clock)
 
     @property
     def length(self) -> int:
         """How many requests wait, over all models."""
         return sum(len(line.waiters) for line in self._lines.values())
 
-    def place(self, model_name: str, tried: Collection[Server]) -> Attempt | None:
+    def place(self, model_name: str, tried: Collection[Server], asker: Asker = ANYBODY) -> Attempt | None:
         """An attempt on the server whose turn it is; None when the request has to wait.
 
         Raises what `Registry.pick` raises. There is no await between picking and counting: that is the lock.
@@ -62,23 +93,28 @@ class Queue:
         if model_name in self._lines:
             self.serve(model_name)
             if self._somebody_waits_for_any(model_name):
-                return None  # Those who came before go first.
+                return None  # Those who came before go first, whoever they are: what is free now is given out.
         server = self._registry.pick(model_name, tried)
-        return None if server is None else server.attempt(self.on_freed)
+        return None if server is None else self._attempt(server, asker.name, asker.weight)
 
-    def join(self, model_name: str, tried: Collection[Server]) -> asyncio.Future[Attempt]:
+    def _attempt(self, server: Server, asker: str, weight: int) -> Attempt:
+        self.shares.begin(asker, weight)
+        return server.attempt(partial(self._on_freed, asker))
+
+    def join(self, model_name: str, tried: Collection[Server], asker: Asker = ANYBODY) -> asyncio.Future[Attempt]:
         """Wait for a place; cancelling the future leaves the queue.
 
-        Raises Overloaded when the queue is full. The future fails with Overloaded after the timeout, or with what
-        `Registry.pick` raises when the last server goes. Whoever takes its result must end that attempt.
+        Raises Overloaded when the queue is full, unless somebody has so many places that one is `asker`'s by right. The
+        future fails with Overloaded after the timeout, or when it makes room, or with what `Registry.pick` raises when
+        the last server goes. Whoever takes its result must end that attempt.
         """
         line = self._lines.get(model_name)
         if self._timeout_seconds <= 0 or len(line.waiters if line else ()) >= self._size:
-            raise Overloaded(QUEUE_FULL, retry_after_seconds=5)
+            self._make_room(model_name, asker.name)
         loop = asyncio.get_running_loop()
-        waiter = Waiter(tried, loop.create_future())
+        waiter = Waiter(asker.name, self._clock.monotonic(), tried, asker.weight, loop.create_future())
         self._lines.setdefault(model_name, Line()).waiters.append(waiter)
-        timer = loop.call_later(self._timeout_seconds, _give_up, waiter.place)
+        timer = loop.call_later(self._timeout_seconds, self._give_up, model_name, waiter.place)
 
         def left(place: asyncio.Future[Attempt]) -> None:
             timer.cancel()
@@ -88,27 +124,48 @@ class Queue:
         self._await_trial(model_name)
         return waiter.place
 
-    def on_freed(self, server: Server) -> None:
-        """A request on `server` has ended: its slot goes to the next who waits."""
+    def _make_room(self, model_name: str, newcomer: str) -> None:
+        line = self._lines.get(model_name)
+        waiting = [waiter for waiter in line.waiters if not waiter.place.done()] if line else []
+        dropped = whom_to_drop(waiting, newcomer) if self._timeout_seconds > 0 else None
+        if line is None or dropped is None:
+            raise Overloaded(QUEUE_FULL, retry_after_seconds=self._seconds_per_slot(model_name) or UNKNOWN_PACE_SECONDS)
+        line.waiters.remove(waiting[dropped])
+        waiting[dropped].place.set_exception(
+            Overloaded(MADE_ROOM, retry_after_seconds=self._seconds_until(model_name, len(waiting)))
+        )
+
+    def _on_freed(self, asker: str, server: Server) -> None:
+        """A request of `asker` on `server` has ended: its slot goes to the next who waits."""
+        self.shares.end(asker)
         if self._lines:
-            self.serve(server.registration.model_name)
+            model_name = server.registration.model_name
+            if model_name in self._lines:
+                self._paces.setdefault(model_name, Pace()).note(self._clock.monotonic())
+                self.serve(model_name)
 
     def serve(self, model_name: str) -> None:
-        """Hand out what is free now to those who wait for `model_name`, in their order."""
+        """Hand out what is free now to those who wait for `model_name`, in the order of their turns."""
         line = self._lines.get(model_name)
         if line is None:
             return
         waiting = [waiter for waiter in line.waiters if not waiter.place.done()]
-        line.waiters = []
-        for position, waiter in enumerate(waiting):
+        served: set[Waiter] = set()
+        for position in self._ranking(model_name, waiting):
+            waiter = waiting[position]
             if self._serve_one(model_name, waiter):
-                continue
-            line.waiters.append(waiter)
-            if not waiter.tried:
+                served.add(waiter)
+            elif not waiter.tried:
                 # Nothing is free at all. One who has been to the free server already only lets the others pass.
-                line.waiters += waiting[position + 1 :]
                 break
+        line.waiters = [waiter for waiter in waiting if waiter not in served]
         self._await_trial(model_name)
+
+    def _ranking(self, model_name: str, waiting: list[Waiter]) -> list[int]:
+        if len(waiting) == 1:
+            return [0]
+        owners = self._registry.owners_of_free(model_name)
+        return ranking(waiting, self.shares.by_asker, self._clock.monotonic(), owners)
 
     def _serve_one(self, model_name: str, waiter: Waiter) -> bool:
         try:
@@ -118,12 +175,17 @@ class Queue:
             return True
         if server is None:
             return False
-        waiter.place.set_result(server.attempt(self.on_freed))
+        waiter.place.set_result(self._attempt(server, waiter.asker, waiter.weight))
         return True
 
     def _somebody_waits_for_any(self, model_name: str) -> bool:
         line = self._lines.get(model_name)
         return line is not None and any(not waiter.tried for waiter in line.waiters)
+
+    def _give_up(self, model_name: str, place: asyncio.Future[Attempt]) -> None:
+        if not place.done():
+            seconds = self._seconds_per_slot(model_name) or UNKNOWN_PACE_SECONDS
+            place.set_exception(Overloaded(WAITED_TOO_LONG, retry_after_seconds=seconds))
 
     def _forget(self, model_name: str, waiter: Waiter) -> None:
         line = self._lines.get(model_name)
@@ -142,7 +204,32 @@ class Queue:
         if seconds is not None:
             line.trial = asyncio.get_running_loop().call_later(max(seconds, 0.001), self.serve, model_name)
 
+    # -- what those who wait are told ----------------------------------------------------------------------------------
 
-def _give_up(place: asyncio.Future[Attempt]) -> None:
-    if not place.done():
-        place.set_exception(Overloaded(WAITED_TOO_LONG, retry_after_seconds=5))
+    def _seconds_per_slot(self, model_name: str) -> float | None:
+        pace = self._paces.get(model_name)
+        return None if pace is None else pace.seconds_per_slot(self._clock.monotonic())
+
+    def _seconds_until(self, model_name: str, place: int) -> float:
+        return (self._seconds_per_slot(model_name) or UNKNOWN_PACE_SECONDS) * place
+
+    def standings(self, model_name: str) -> list[tuple[asyncio.Future[Attempt], Standing]]:
+        """Everybody who waits for `model_name`, in the order of their turns."""
+        line = self._lines.get(model_name)
+        waiting = [waiter for waiter in line.waiters if not waiter.place.done()] if line else []
+        now, pace = self._clock.monotonic(), self._seconds_per_slot(model_name)
+        found = []
+        for place, position in enumerate(self._ranking(model_name, waiting) if waiting else (), 1):
+            waiter = waiting[position]
+            estimated = None if pace is None else pace * place
+            standing = Standing(waiter.asker, place, now - waiter.entered_seconds, estimated)
+            found.append((waiter.place, standing))
+        return found
+
+    def standing(self, model_name: str, place: asyncio.Future[Attempt]) -> Standing | None:
+        """Where the request of `place` stands; None when it waits no more."""
+        return next((standing for other, standing in self.standings(model_name) if other is place), None)
+
+    def waiting_models(self) -> Iterator[str]:
+        """The models that somebody waits for."""
+        yield from self._lines

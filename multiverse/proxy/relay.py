@@ -54,6 +54,7 @@ class Relay:
         client_headers: dict[str, str],
         max_body_size: int,
         max_event_size: int,
+        drops_usage: bool,
         on_commit: Callable[[], None],
         on_whole: Callable[[Blame, str], None],
     ) -> None:
@@ -63,7 +64,7 @@ class Relay:
         self._client_headers = client_headers
         self._max_body_size = max_body_size
         self._reader = EventReader(max_event_size)
-        self._watch = StreamWatch(whole_when(call.route), meter)
+        self._watch = StreamWatch(whole_when(call.route), meter, drops_usage=drops_usage)
         self._meter = meter
         self._on_commit = on_commit
         self._on_whole = on_whole
@@ -156,7 +157,7 @@ class Relay:
             self._on_whole(Blame.SUCCESS, "")
             self._answer.finish_stream(block)
             return None
-        return self._answer.write(block)
+        return self._answer.write(block) if block else None
 
     def _end_after_server_error(self, block: bytes) -> None:
         error = self._watch.server_error
@@ -194,7 +195,7 @@ class Relay:
         content_type = head.headers.get("content-type", "").partition(";")[0].strip().lower()
         self._answer.held_for_json = False
         if not 200 <= head.status < 300 or tunnel_reason(head.status, head.headers) or is_html(head.headers, body):
-            asked_for = self._server.registration.served_model_name or self._call.model_name
+            asked_for = self._server.registration.served_model_name or self._server.registration.model_name
             return answer_verdict(head.status, head.headers, body, asked_for)
         if self._is_audio(content_type):
             headers = {"Content-Type": content_type, "Content-Disposition": "attachment"}

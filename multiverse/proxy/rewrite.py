@@ -1,24 +1,34 @@
-"""Finding and replacing the one `model` of a JSON body, in its bytes.
+"""Replacing the one `model` of a JSON body in its bytes, and asking for usage where the client did not.
 
 Parsing and writing the body again would change what the client sent (spaces, `1.0`, big integers, escapes), so only the
-bytes of that one value change. The body must already be known to be a valid JSON object with a `model`.
+bytes of those values change. The body must already be known to be a valid JSON object with a `model`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from typing import Any
+
+import msgspec
 
 # `"model"` however its letters are escaped, followed by a colon: a key, at the top or of a nested object. Inside a
 # string its first quote would be escaped.
 KEY = re.compile(rb'"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"[ \t\r\n]*:[ \t\r\n]*')
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 BACKSLASH = b"\\"
+STREAM_OPTIONS = re.compile(rb'"stream_options"[ \t\r\n]*:[ \t\r\n]*')
+USAGE_WANTED = b'"stream_options":{"include_usage":true},'
 
 
 def model_values(body: bytes) -> list[int]:
     """Where the values of top-level `model` keys begin; more than one when the key is repeated."""
-    keys = [match for match in KEY.finditer(body) if body[match.start() - 1 : match.start()] != BACKSLASH]
+    return _top_level_values(body, KEY)
+
+
+def _top_level_values(body: bytes, pattern: re.Pattern[bytes]) -> list[int]:
+    """Where the values of a key begin that is known to be at the top at least once."""
+    keys = [match for match in pattern.finditer(body) if body[match.start() - 1 : match.start()] != BACKSLASH]
     if len(keys) == 1:
         return [keys[0].end()]  # There is one at the top, so this is it.
     found: list[int] = []
@@ -58,3 +68,35 @@ def replace_model(body: bytes, model_name: str) -> bytes:
         if value is not None:
             return body[:start] + json.dumps(model_name).encode() + body[value.end() :]
     raise ValueError("the body has no top-level string `model`")
+
+
+class StreamOptions(msgspec.Struct):
+    """The part of a body that asks for usage in a stream."""
+
+    stream_options: msgspec.Raw = msgspec.Raw(b"")
+
+
+def with_usage_asked(body: bytes) -> bytes | None:
+    """`body` asking for usage at the end of the stream (OpenAI's `stream_options.include_usage`), else as it was.
+
+    None when the client has asked for it, or has put something there that the server had better see as it is.
+    """
+    if body.find(b'"stream_options"') < 0:
+        return _with_options(body)
+    given = bytes(msgspec.json.decode(body, type=StreamOptions).stream_options)
+    if not given:
+        return _with_options(body)
+    value: Any = msgspec.json.decode(given)
+    places = _top_level_values(body, STREAM_OPTIONS)
+    if not (value is None or isinstance(value, dict)) or len(places) != 1:
+        return None
+    if value is not None and value.get("include_usage") is True:
+        return None
+    written = msgspec.json.encode({**(value or {}), "include_usage": True})
+    return body[: places[0]] + written + body[places[0] + len(given) :]
+
+
+def _with_options(body: bytes) -> bytes:
+    """In front of all others: should the key be there in other letters, parsers believe the last one, the client's."""
+    start = body.index(b"{") + 1
+    return body[:start] + USAGE_WANTED + body[start:]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from multiverse.errors import GatewayError, envelope
+from multiverse.proxy.queue import Standing
 
 # openai-python 3.54 chokes on a comment that is followed by a blank line after an `id:` field: one newline only.
 KEEP_ALIVE = b": keep-alive\n"
@@ -31,6 +32,17 @@ class EventTooLarge(Exception):
     def __init__(self, complete: bytes) -> None:
         super().__init__()
         self.complete = complete
+
+
+def queued_comment(standing: Standing | None) -> bytes:
+    """Where a request stands that waits; an estimate is left out rather than guessed."""
+    if standing is None:
+        return b""
+    last = standing.place % 10
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(last, "th") if standing.place // 10 % 10 != 1 else "th"
+    seconds = standing.estimated_seconds
+    about = "" if seconds is None else f", about {max(round(seconds), 1)} s"
+    return f": queued {standing.place}{ending}{about}\n".encode()
 
 
 def error_event(error: GatewayError) -> bytes:

@@ -56,7 +56,8 @@ class Verdict:
     """The meaning of one failed attempt.
 
     `error` is what the client is told if this attempt was the last; `reason` is for the owner. `busy_seconds` is how
-    long others should be preferred; `body` is a server's own 4xx, to be passed on byte for byte.
+    long others should be preferred; `body` is a server's own 4xx, to be passed on byte for byte; `usage_refused` says
+    that it complains of being asked for usage.
     """
 
     error: GatewayError
@@ -67,6 +68,7 @@ class Verdict:
     busy_seconds: float | None = None
     model_missing: bool = False
     key_refused: bool = False
+    usage_refused: bool = False
     body: bytes | None = None
 
     @property
@@ -190,7 +192,14 @@ def _busy_verdict(status: int, headers: dict[str, str], body: bytes) -> Verdict:
 def _refused_verdict(status: int, body: bytes) -> Verdict:
     passed_on = body if server_error(body) is not None else None
     error = ServerRefused(plain_text(body) or f"The server refused the request with status {status}.", status=status)
-    return Verdict(error, f"the server refused a request ({status})", blame=Blame.NONE, try_next=False, body=passed_on)
+    return Verdict(
+        error,
+        f"the server refused a request ({status})",
+        blame=Blame.NONE,
+        try_next=False,
+        body=passed_on,
+        usage_refused=b"stream_options" in body or b"include_usage" in body,
+    )
 
 
 def server_error(body: bytes) -> ServerError | None:

@@ -7,10 +7,19 @@ with everything that happens to a server: clocks are too coarse to tell what had
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from multiverse.clock import Clock
 
 DOUBLINGS = 30
+
+
+class Blame(Enum):
+    """What the end of an attempt says about the server."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)

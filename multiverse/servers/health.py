@@ -124,7 +124,9 @@ class HealthChecker:
 
     async def _probe(self, server: Server) -> ProbeResult:
         registration, started = server.registration, self._clock.monotonic()
-        result = await self._prober.probe(registration)
+        # One that comes back may have been started again with other slots.
+        wants_slots = server.learned_slots is None or server.probe_failures > 0 or not server.in_rotation
+        result = await self._prober.probe(registration, wants_slots=wants_slots)
         if not same_question(server.registration, registration):
             return result  # It was changed while we asked: the answer is about another server, or to another key.
         if result.finding is Finding.FAILED and self._streams(server, started):
@@ -150,6 +152,8 @@ class HealthChecker:
         server.last_checked_at = self._clock.utc_iso()
         server.response_time_ms = result.response_time_ms
         changed = False
+        if result.slots is not None:
+            server.learned_slots = result.slots
         if result.finding is Finding.GOOD:
             changed = server.note_good_probe(result.model_names)
         elif result.finding is Finding.ALIVE:

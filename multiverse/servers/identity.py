@@ -28,6 +28,7 @@ class Registration:
     tags: tuple[str, ...] = ()
     context_length: int | None = None
     max_concurrency: int | None = None
+    owner_key_id: str | None = None
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Registration:

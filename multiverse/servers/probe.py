@@ -1,7 +1,7 @@
 """One probe: ask a server whether it could answer, and put what it says into one word.
 
-`GET /v1/models`, never a completion: a probe must not cost its owner a token. What follows from the result (verdicts,
-counts, rows in the store) is decided in health.py.
+`GET /v1/models`, never a completion: a probe must not cost its owner a token. llama.cpp is also asked for its slots.
+What follows from the result (verdicts, counts, rows in the store) is decided in health.py.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from multiverse.transport.http import StreamingHTTPClient
 from multiverse.transport.messages import ServerRequest
 
 MAX_PROBE_BODY_BYTES = 4 * 1024 * 1024
+MOST_SLOTS = 4096
+SAYS_LLAMA_CPP = b'"llamacpp"'
 LOADING = "the server is loading its model"
 ROUTE_NOT_OFFERED = frozenset({404, 405, 500, 501})
 
@@ -38,13 +40,14 @@ class Finding(Enum):
 class ProbeResult:
     """A finding, a sentence for the owner, how long the answer took in milliseconds, and the models that it lists.
 
-    `model_names` is None where there is no list, or one whose entries have no ids.
+    `model_names` is None where there is no list, or one whose entries have no ids; `slots` where it does not tell them.
     """
 
     finding: Finding
     reason: str | None
     response_time_ms: float
     model_names: frozenset[str] | None = None
+    slots: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -70,6 +73,12 @@ class NamedModels(msgspec.Struct):
     data: list[ListedModel]
 
 
+class Props(msgspec.Struct):
+    """The part of llama.cpp's `/props` that counts slots."""
+
+    total_slots: int
+
+
 class Prober:
     """Sends probes. `timeout_seconds` bounds each of them, whatever it takes; `via` names this gateway."""
 
@@ -79,30 +88,46 @@ class Prober:
         self._timeout_seconds = timeout_seconds
         self._via = via
 
-    async def probe(self, registration: Registration) -> ProbeResult:
-        """Ask the server of `registration`. Never raises for anything a server does."""
+    async def probe(self, registration: Registration, *, wants_slots: bool = False) -> ProbeResult:
+        """Ask the server of `registration`, `wants_slots` also for its slots if it is one that tells. Never raises for
+        anything a server does.
+        """
+        slots: int | None = None
         started = self._clock.monotonic()
         finding: Finding
         reason: str | None
         names: frozenset[str] | None = None
         try:
-            finding, reason, names = await self._ask(registration, started + self._timeout_seconds)
+            deadline = started + self._timeout_seconds
+            finding, reason, body = await self._ask(registration, deadline)
+            if finding is Finding.GOOD:
+                names = listed_names(body)
+                slots = await self._ask_for_slots(registration, body, deadline) if wants_slots else None
         except (AnswerTimeout, ConnectTimeout):
             seconds = self._timeout_seconds
             finding = Finding.FAILED
             reason = f"the server did not answer the probe within {seconds:g} s; is the machine awake?"
         except TransportError as error:
             finding, reason = Finding.FAILED, error.reason
-        return ProbeResult(finding, reason, round((self._clock.monotonic() - started) * 1000, 1), names)
+        return ProbeResult(finding, reason, round((self._clock.monotonic() - started) * 1000, 1), names, slots)
 
-    async def _ask(
-        self, registration: Registration, deadline: float
-    ) -> tuple[Finding, str | None, frozenset[str] | None]:
+    async def _ask(self, registration: Registration, deadline: float) -> tuple[Finding, str | None, bytes]:
         answer = status, headers, body = await self._get(registration, "/v1/models", deadline)
         if status in ROUTE_NOT_OFFERED and not is_html(headers, body) and tunnel_reason(*answer) is None:
-            return *judge_health(status, *await self._get(registration, "/health", deadline)), None
-        finding, reason = judge_models(*answer)
-        return finding, reason, listed_names(body) if finding is Finding.GOOD else None
+            return *judge_health(status, *await self._get(registration, "/health", deadline)), b""
+        return *judge_models(*answer), body
+
+    async def _ask_for_slots(self, registration: Registration, models: bytes, deadline: float) -> int | None:
+        """llama.cpp's `--parallel`; a server that does not tell is as good as before."""
+        for route in ("/props", "/slots") if SAYS_LLAMA_CPP in models else ():
+            try:
+                status, _headers, body = await self._get(registration, route, deadline)
+            except TransportError:
+                return None
+            slots = read_slots(body) if status == 200 else None
+            if slots is not None:
+                return slots
+        return None
 
     async def _get(self, registration: Registration, route: str, deadline: float) -> tuple[int, dict[str, str], bytes]:
         endpoint = registration.endpoint
@@ -119,6 +144,16 @@ class Prober:
         )
         headers: dict[str, str] = response.head.headers  # type: ignore[attr-defined]
         return response.code, headers, response.body
+
+
+def read_slots(body: bytes) -> int | None:
+    """The number of slots in llama.cpp's answer to `GET /props` or `GET /slots`; None for anything else."""
+    try:
+        found = msgspec.json.decode(body, type=Props | list[msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
+    slots = len(found) if isinstance(found, list) else found.total_slots
+    return slots if 1 <= slots <= MOST_SLOTS else None
 
 
 def judge_models(status: int, headers: dict[str, str], body: bytes) -> tuple[Finding, str | None]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from multiverse.clock import Clock, unix_from_iso
-from multiverse.errors import GatewayError, InvalidRequest, NoServerAvailable, ServerNotFound
+from multiverse.errors import GatewayError, InvalidRequest, NoServerAvailable, PermissionDenied, ServerNotFound
 from multiverse.servers.health import HealthChecker, same_question
 from multiverse.servers.probe import Finding, Prober, ProbeResult
 from multiverse.servers.registry import Registry
@@ -47,6 +47,7 @@ class RegistrationService:
         breaker: BreakerSettings,
         resolve_timeout_seconds: float,
         on_secret: Callable[[str], None],
+        default_slots: int | None = None,
     ) -> None:
         self._registry = registry
         self._store = store
@@ -55,6 +56,7 @@ class RegistrationService:
         self._dialler = dialler
         self._clock = clock
         self._breaker = breaker
+        self._default_slots = default_slots
         self._resolve_timeout_seconds = resolve_timeout_seconds
         self._on_secret = on_secret
         # Two owners who register the same pair at once must end up with one id: look up and store under one lock.
@@ -78,7 +80,7 @@ class RegistrationService:
     def _new_server(self, registration: Registration) -> Server:
         if registration.api_key is not None:
             self._on_secret(registration.api_key)
-        return Server(registration, self._breaker, self._clock)
+        return Server(registration, self._breaker, self._clock, default_slots=self._default_slots)
 
     def server(self, registration_id: str) -> Server:
         """The server with this id. Raises ServerNotFound."""
@@ -89,22 +91,25 @@ class RegistrationService:
 
     # -- register ------------------------------------------------------------------------------------------------------
 
-    async def register(self, fields: dict[str, Any], *, require_healthy: bool = False) -> tuple[Server, bool]:
+    async def register(
+        self, fields: dict[str, Any], *, require_healthy: bool = False, owner_key_id: str | None = None
+    ) -> tuple[Server, bool]:
         """Register a server, or update the one registered for the same model and address; (server, created).
 
-        Raises InvalidRequest for an address that is malformed or not permitted; NoServerAvailable under
-        `require_healthy` when the probe is not good, with nothing stored; StoreFailed, with nothing changed.
+        `owner_key_id` is the key of an owner who is no admin. Raises InvalidRequest for an address that is malformed or
+        not permitted; PermissionDenied for somebody else's server; NoServerAvailable under `require_healthy` when the
+        probe is not good; StoreFailed. Nothing is stored then.
         """
         endpoint = await self._permitted_endpoint(fields["endpoint_url"])
         given = {name: value for name, value in fields.items() if name != "endpoint_url"}
         if given.get("api_key") is not None:
             self._on_secret(given["api_key"])
-        candidate = self._candidate(endpoint, given)
-        known = self._registry.find(candidate.model_name, endpoint.url)
+        candidate = self._candidate(endpoint, {**given, "owner_key_id": owner_key_id})
+        known = self._find_own(candidate)
         asked = candidate if known is None else replace(known.registration, **given)
         result = await self._probe_first(asked, known, require_healthy=require_healthy)
         async with self._writing:
-            known = self._registry.find(candidate.model_name, endpoint.url)
+            known = self._find_own(candidate)
             if known is not None:
                 await self._save_changes(known, given)
                 self._take_over(known, asked, result)
@@ -123,6 +128,12 @@ class RegistrationService:
         return Registration(
             registration_id=str(uuid.uuid4()), endpoint=endpoint, created_at=now, updated_at=now, **given
         )
+
+    def _find_own(self, candidate: Registration) -> Server | None:
+        known = self._registry.find(candidate.model_name, candidate.endpoint.url)
+        if known is not None and candidate.owner_key_id not in (None, known.registration.owner_key_id):
+            raise PermissionDenied("Somebody else has registered this model at this address. Ask the admin.")
+        return known
 
     def _take_over(self, server: Server, asked: Registration, result: ProbeResult) -> None:
         """Let the probe of `asked` count for `server`, unless another change came in between."""
@@ -161,7 +172,7 @@ class RegistrationService:
         if known is not None and known.registration.endpoint == registration.endpoint:
             turn = self._health.turn(known)  # Another address need not wait for this one to answer.
         async with turn:
-            result = await self._prober.probe(registration)
+            result = await self._prober.probe(registration, wants_slots=True)
         if require_healthy and result.finding is not Finding.GOOD:
             raise NoServerAvailable(
                 f"Nothing was changed, because the server did not pass its probe ({result.reason}). Start it "

@@ -141,6 +141,12 @@ class Registry:
         free = [server for server in candidates if not server.full]
         return min(free, key=lambda server: server.last_failed_seconds, default=None)
 
+    def owners_of_free(self, model_name: str) -> set[str]:
+        """The keys of those who own a server of `model_name` that could take a request now."""
+        rotation = self._rotations.get(model_name)
+        owned = [server for server in rotation.servers if server.registration.owner_key_id] if rotation else []
+        return {server.registration.owner_key_id or "" for server in owned if server.available}
+
     def seconds_to_trial(self, model_name: str) -> float | None:
         """How long until the next ejected server of `model_name` may be tried; None when none waits for its trial."""
         rotation = self._rotations.get(model_name)
@@ -167,7 +173,7 @@ class Registry:
         candidates = [server for server in candidates if server.preferred] or candidates
         if not candidates:
             return None
-        loads = [server.in_flight / (server.registration.max_concurrency or 1) for server in candidates]
+        loads = [server.in_flight / (server.slots or 1) for server in candidates]
         lowest = min(loads)
         least = [server for server, load in zip(candidates, loads, strict=True) if load == lowest]
         return self._chooser.choice(least)

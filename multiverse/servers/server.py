@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection
-from enum import Enum
 from typing import Any
 
 from multiverse.clock import Clock, unix_from_iso
-from multiverse.servers.breaker import Breaker, BreakerSettings
+from multiverse.servers.breaker import Blame, Breaker, BreakerSettings
 from multiverse.servers.identity import Registration
 
 __all__ = [
     "HEALTHY",
     "UNHEALTHY",
     "UNKNOWN",
-    "Attempt",
     "Blame",
     "BreakerSettings",
     "Registration",
@@ -31,21 +29,16 @@ HEALTHY, UNHEALTHY, UNKNOWN = "healthy", "unhealthy", "unknown"
 CONNECT_FAILURE_AVOIDED_SECONDS = 2.0
 
 
-class Blame(Enum):
-    """What the end of an attempt says about the server."""
-
-    SUCCESS = "success"
-    FAILURE = "failure"
-    NONE = "none"
-
-
 class Server:
     """A registration and what we know of it now. All times are monotonic seconds unless they end in `_at` as text."""
 
-    def __init__(self, registration: Registration, breaker: BreakerSettings, clock: Clock) -> None:
+    def __init__(
+        self, registration: Registration, breaker: BreakerSettings, clock: Clock, *, default_slots: int | None = None
+    ) -> None:
         self.registration = registration
         self._settings = breaker
         self._clock = clock
+        self._default_slots = default_slots
         self.draining = False
         self.registered = True
         self.in_flight = 0
@@ -61,6 +54,8 @@ class Server:
         self.health_status = UNKNOWN
         self.reason: str | None = None
         self.loading = False
+        self.learned_slots: int | None = None
+        self.refuses_usage = False  # It answers 4xx when a stream is asked to report its usage.
         self.forget_model()
         self.probe_failures = 0
         self._probe_successes = 0
@@ -91,9 +86,14 @@ class Server:
         return self.registration.registration_id
 
     @property
+    def slots(self) -> int | None:
+        """Requests that it takes at a time: as its owner declares, as it says itself, as usual; None = any number."""
+        return self.registration.max_concurrency or self.learned_slots or self._default_slots
+
+    @property
     def full(self) -> bool:
-        """Every slot the owner declared is taken."""
-        limit = self.registration.max_concurrency
+        """Every slot is taken."""
+        limit = self.slots
         return limit is not None and self.in_flight >= limit
 
     @property
@@ -290,9 +290,9 @@ class Server:
     # -- what is shown and stored --------------------------------------------------------------------------------------
 
     def record(self) -> dict[str, Any]:
-        """The record of contract §2; the server's own key never comes out."""
+        """The record of contract §2; the server's own key and its owner's never come out."""
         row = self.registration.to_row()
-        api_key = row.pop("api_key")
+        api_key, _owner = row.pop("api_key"), row.pop("owner_key_id")
         return {
             **row,
             "has_api_key": api_key is not None,
@@ -301,6 +301,7 @@ class Server:
             "reason": self.reason,
             "consecutive_failures": self.consecutive_failures,
             "response_time_ms": self.response_time_ms,
+            "slots": self.slots,
             "in_flight": self.in_flight,
             "last_checked_at": self.last_checked_at,
             "last_successful_request_at": self.last_successful_request_at,

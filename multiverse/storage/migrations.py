@@ -22,6 +22,9 @@ def steps() -> tuple[Step, ...]:
         ("0001_servers", _create_servers),
         ("0002_health_checks", _create_health_checks),
         ("0003_usage", _create_usage),
+        ("0004_keys", _create_keys),
+        ("0005_usage_sums", _create_usage_sums),
+        ("0006_aliases", _create_aliases),
     )
 
 
@@ -131,6 +134,100 @@ def _create_usage(database: Database) -> None:
         pk="id",
     )
     usage.create_index(["started_at"])
+
+
+def _create_keys(database: Database) -> None:
+    api_keys = _table(database, "api_keys")
+    api_keys.create(
+        {
+            "key_id": str,
+            # SHA-256 of the secret, in hex: the secret itself is shown once and kept nowhere.
+            "digest": str,
+            "hint": str,
+            "name": str,
+            "email": str,
+            "role": str,
+            "models": str,
+            "weight": int,
+            "requests_per_minute": int,
+            "tokens_per_day": int,
+            "requests_at_once": int,
+            "code_id": str,
+            "expires_at": str,
+            "created_at": str,
+            "revoked_at": str,
+        },
+        pk="key_id",
+        not_null={"key_id", "digest", "name", "role"},
+        defaults={"weight": 1},
+    )
+    api_keys.create_index(["digest"], unique=True)
+    claim_codes = _table(database, "claim_codes")
+    claim_codes.create(
+        {
+            "code_id": str,
+            "digest": str,
+            "role": str,
+            "models": str,
+            "uses": int,
+            "used": int,
+            "expires_at": str,
+            "key_expires_at": str,
+            "created_at": str,
+        },
+        pk="code_id",
+        not_null={"code_id", "digest", "role", "uses", "expires_at"},
+        defaults={"used": 0},
+    )
+    claim_codes.create_index(["digest"], unique=True)
+    _table(database, "servers").add_column("owner_key_id", str)
+
+
+def _create_usage_sums(database: Database) -> None:
+    usage = _table(database, "usage")
+    for column in ("key_id", "owner_key_id", "owner_name"):
+        usage.add_column(column, str)
+    counts = ("requests", "ok", "failed", "client_closed", "rejected")
+    tokens = ("prompt_tokens", "completion_tokens", "estimated_tokens")
+    names = ("day", "key_id", "key_name", "model_name", "registration_id")
+    _table(database, "usage_daily").create(
+        {**dict.fromkeys(names, str), **dict.fromkeys((*counts, *tokens), int)},
+        pk=("day", "key_id", "model_name", "registration_id"),
+        not_null={*names, *counts, *tokens},
+    )
+    database.conn.execute(DAYS_OF_OLD_USAGE)
+    people = ("day", "giver", "giver_name", "taker", "taker_name")
+    ledger = _table(database, "token_ledger")
+    ledger.create(
+        {"id": int, **dict.fromkeys(people, str), "requests": int, "prompt_tokens": int, "completion_tokens": int},
+        pk="id",
+        not_null={*people, "requests", "prompt_tokens", "completion_tokens"},
+    )
+    for change in ("UPDATE", "DELETE"):
+        database.conn.execute(
+            f"CREATE TRIGGER token_ledger_no_{change.lower()} BEFORE {change} ON token_ledger "
+            "BEGIN SELECT RAISE(ABORT, 'the ledger is only added to'); END"
+        )
+
+
+# What was used before there were roll-ups; who owned the servers then was not noted, so the ledger begins empty.
+DAYS_OF_OLD_USAGE: Final = """
+    INSERT INTO usage_daily
+    SELECT substr(started_at, 1, 10), coalesce(key_name, 'anonymous'), coalesce(key_name, 'anonymous'),
+           CASE WHEN registration_id IS NULL AND status = 404 THEN '' ELSE coalesce(model_name, '') END,
+           coalesce(registration_id, ''), count(*),
+           count(*) FILTER (WHERE outcome = 'ok'), count(*) FILTER (WHERE outcome = 'failed'),
+           count(*) FILTER (WHERE outcome = 'client_closed'), count(*) FILTER (WHERE outcome = 'rejected'),
+           CAST(total(prompt_tokens) AS INTEGER), CAST(total(completion_tokens) AS INTEGER),
+           CAST(total(completion_tokens) FILTER (WHERE tokens_estimated = 1) AS INTEGER)
+      FROM usage WHERE started_at IS NOT NULL GROUP BY 1, 2, 3, 4, 5
+"""
+
+
+def _create_aliases(database: Database) -> None:
+    _table(database, "model_aliases").create(
+        {"name": str, "models": str, "created_at": str}, pk="name", not_null={"name", "models"}
+    )
 
 
 def _table(database: Database, name: str) -> Table:

@@ -99,14 +99,55 @@ TRIM_PROBES: Final = f"""
 """
 
 
+# What a client wrongly calls a model must not make a row that is kept for ever.
+ADD_TO_DAYS: Final = """
+    INSERT INTO usage_daily (day, key_id, key_name, model_name, registration_id, requests, ok, failed, client_closed,
+                             rejected, prompt_tokens, completion_tokens, estimated_tokens)
+    SELECT substr(started_at, 1, 10), coalesce(key_id, key_name, 'anonymous'), max(coalesce(key_name, '')),
+           CASE WHEN registration_id IS NULL AND status = 404 THEN '' ELSE coalesce(model_name, '') END,
+           coalesce(registration_id, ''), count(*),
+           count(*) FILTER (WHERE outcome = 'ok'), count(*) FILTER (WHERE outcome = 'failed'),
+           count(*) FILTER (WHERE outcome = 'client_closed'), count(*) FILTER (WHERE outcome = 'rejected'),
+           CAST(total(prompt_tokens) AS INTEGER), CAST(total(completion_tokens) AS INTEGER),
+           CAST(total(completion_tokens) FILTER (WHERE tokens_estimated = 1) AS INTEGER)
+      FROM usage WHERE id > :last AND started_at IS NOT NULL GROUP BY 1, 2, 4, 5
+        ON CONFLICT (day, key_id, model_name, registration_id) DO UPDATE SET
+           key_name = excluded.key_name, requests = requests + excluded.requests, ok = ok + excluded.ok,
+           failed = failed + excluded.failed, client_closed = client_closed + excluded.client_closed,
+           rejected = rejected + excluded.rejected, prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+           completion_tokens = completion_tokens + excluded.completion_tokens,
+           estimated_tokens = estimated_tokens + excluded.estimated_tokens
+"""
+
+# A person is a key where there is one; a server that an admin registered belongs to the owner that was named.
+ADD_TO_LEDGER: Final = """
+    INSERT INTO token_ledger (day, giver, giver_name, taker, taker_name, requests, prompt_tokens, completion_tokens)
+    SELECT substr(started_at, 1, 10), coalesce(owner_key_id, owner_name, 'nobody'), max(coalesce(owner_name, '')),
+           coalesce(key_id, key_name, 'anonymous'), max(coalesce(key_name, '')), count(*),
+           CAST(total(prompt_tokens) AS INTEGER), CAST(total(completion_tokens) AS INTEGER)
+      FROM usage WHERE id > :last AND registration_id IS NOT NULL
+       AND coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) > 0 AND started_at IS NOT NULL
+     GROUP BY 1, 2, 4
+"""
+
+
 def write_batch(connection: sqlite3.Connection, batch: Batch) -> None:
     """Usage, probes (only the newest hundred of a server stay) and states; for a deleted server, nothing."""
-    connection.executemany(INSERT_USAGE, _complete(batch.usage, USAGE_COLUMNS))
+    if batch.usage:
+        (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM usage").fetchone()
+        connection.executemany(INSERT_USAGE, _complete(batch.usage, USAGE_COLUMNS))
+        add_to_sums(connection, last)
     connection.executemany(INSERT_PROBE, _complete(batch.probes, PROBE_COLUMNS))
     probed = sorted({probe["registration_id"] for probe in batch.probes})
     connection.executemany(TRIM_PROBES, ({"registration_id": registration_id} for registration_id in probed))
     for registration_id, changes in batch.states.items():
         _update_state(connection, registration_id, changes)
+
+
+def add_to_sums(connection: sqlite3.Connection, last: int) -> None:
+    """Count the rows of usage behind the id `last` into the roll-ups and the ledger."""
+    connection.execute(ADD_TO_DAYS, {"last": last})
+    connection.execute(ADD_TO_LEDGER, {"last": last})
 
 
 def _complete(rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> Iterable[dict[str, Any]]:

@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from sqlite_utils import Database
+
 from multiverse.clock import Clock
 from multiverse.errors import StoreFailed
 from multiverse.storage import statements
@@ -139,6 +141,15 @@ class Store:
         """
         mark = self._backlog.mark()
         return await self._answer(lambda _wait_seconds: self._writer.usage_totals(mark))
+
+    async def read(self, job: Callable[[Database], Answer]) -> Answer:
+        """What `job` reads on the store's thread, with everything queued so far on disk before it."""
+        mark = self._backlog.mark()
+        return await self._answer(lambda _wait_seconds: self._writer.read(job, mark))
+
+    async def write(self, job: Callable[[Database], Answer]) -> Answer:
+        """Runs `job` on the store's thread in one transaction; durable when it returns, undone when `job` raises."""
+        return await self._answer(lambda wait_seconds: self._writer.write(job, wait_seconds))
 
     async def usage_minutes(self, since: str) -> list[dict[str, Any]]:
         """Per minute since that moment (UTC, ISO 8601), oldest first: `minute` (its first 16 characters), `total`,

@@ -10,8 +10,9 @@ import contextlib
 import logging
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlite_utils import Database
 from sqlite_utils.db import Table
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 BATCH_WAIT_SECONDS: Final = 0.25
 BATCH_ROWS: Final = 10_000
 DROPPED_LOG_INTERVAL_SECONDS: Final = 60.0
+Answer = TypeVar("Answer")
 # Errors that lie in the rows: they would fail for ever, and hold up all that come after them.
 ROW_ERRORS: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
 
@@ -131,6 +133,16 @@ class Writer:
         self.try_to_write_backlog(mark)
         (totals,) = self._database.query(statements.USAGE_TOTALS)
         return totals
+
+    def read(self, job: Callable[[Database], Answer], mark: int) -> Answer:
+        """What `job` reads, with the rows that still wait."""
+        self.try_to_write_backlog(mark)
+        return job(self._database)
+
+    def write(self, job: Callable[[Database], Answer], wait_seconds: float) -> Answer:
+        """Runs `job` in one transaction."""
+        with transaction(self._database, wait_seconds):
+            return job(self._database)
 
     def select(self, sql: str, parameters: dict[str, object], mark: int) -> list[Row]:
         """The rows of one of statements.py's queries, what still waits included."""

@@ -30,7 +30,8 @@ from multiverse.web.handlers.admin import counts_document, server_document
 from multiverse.web.handlers.base import NotFoundHandler
 from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
 from multiverse.web.look import Look
-from multiverse.web.routes import ROUTES, Route
+from multiverse.web.route import Route
+from multiverse.web.routes import ROUTES
 
 LOG = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from tornado.httputil import (
 )
 
 from multiverse.web.handlers.staged import StagedHandler
-from multiverse.web.routes import Route
+from multiverse.web.route import Route
 
 
 class GatewayApplication(tornado.web.Application):

@@ -17,6 +17,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validat
 from multiverse.errors import InvalidRequest
 
 __all__ = [
+    "AliasSchema",
     "CallSchema",
     "LogQuerySchema",
     "LookSchema",
@@ -36,6 +37,7 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 CONTROL_CHARACTERS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 PRINTABLE_ASCII = re.compile(r"[!-~]{1,500}")
 MAX_TAGS, MAX_TAG_LENGTH = 20, 50
+MAX_MODEL_NAMES = 200
 MAX_NUMBER = 2**31 - 1
 
 
@@ -174,6 +176,26 @@ class CallSchema(Schema):
     stream = StrictBoolean(allow_none=True)
 
 
+class ModelNames(fields.Field[list[str]]):
+    """Names of models, each once; an empty list would mean nothing."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:
+        if not isinstance(value, list) or not 1 <= len(value) <= MAX_MODEL_NAMES:
+            raise ValidationError(f"must be a list of 1 to {MAX_MODEL_NAMES} model names")
+        if not all(isinstance(name, str) and MODEL_NAME.fullmatch(name) for name in value):
+            raise ValidationError(f"each name {MODEL_NAME_HINT}")
+        return list(dict.fromkeys(value))
+
+
+class AliasSchema(Schema):
+    """What a name stands for."""
+
+    class Meta:
+        unknown = RAISE
+
+    models = ModelNames(required=True)
+
+
 class SignInSchema(Schema):
     """The body of `POST /session`."""
 
@@ -198,7 +220,7 @@ class QueryInteger(fields.Integer):
 
 SORT_FIELDS = (
     "registration_id model_name served_model_name endpoint_url owner_name owner_email health_status availability "
-    "consecutive_failures response_time_ms in_flight context_length max_concurrency last_checked_at "
+    "consecutive_failures response_time_ms in_flight context_length max_concurrency slots last_checked_at "
     "last_successful_request_at created_at updated_at"
 ).split()
 
@@ -260,6 +282,7 @@ class ServerSchema(Schema):
     reason = fields.String(allow_none=True)
     consecutive_failures = fields.Integer()
     response_time_ms = fields.Float(allow_none=True)
+    slots = fields.Integer(allow_none=True)
     in_flight = fields.Integer()
     last_checked_at = fields.String(allow_none=True)
     last_successful_request_at = fields.String(allow_none=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from multiverse.clock import iso_from_unix
+from multiverse.errors import ServerNotFound
 from multiverse.servers.server import HEALTHY, UNHEALTHY, UNKNOWN, Server
 from multiverse.web.handlers.base import GatewayHandler, first_values
 from multiverse.web.schemas import (
@@ -43,43 +44,69 @@ def registration_fields(loaded: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     return fields, require_healthy
 
 
-class RegisterHandler(GatewayHandler):
+class OwnerHandler(GatewayHandler):
+    """Routes on servers: an admin sees all of them, a student those that were registered with the student's key."""
+
+    @property
+    def owner_key_id(self) -> str | None:
+        """Whose servers these may be; None for anybody's."""
+        return None if self.caller.is_admin else self.caller.key_id
+
+    def server_of_caller(self, registration_id: str) -> Server:
+        """The server with this id. Raises ServerNotFound, also for somebody else's: that it exists is not told."""
+        server = self.gateway.registrations.server(registration_id)
+        if self.owner_key_id not in (None, server.registration.owner_key_id):
+            raise ServerNotFound("No server of yours has this registration id. GET /admin/servers lists yours.")
+        return server
+
+
+class RegisterHandler(OwnerHandler):
     """`POST /admin/register`."""
 
     async def post(self) -> None:
         """Register a server, or update the one that is registered for the same model and address."""
         fields, require_healthy = registration_fields(load(REGISTER_SCHEMA, self.read_json()))
-        server, created = await self.gateway.registrations.register(fields, require_healthy=require_healthy)
+        if self.owner_key_id is not None:
+            fields = {"owner_name": self.caller.name, **fields}
+        server, created = await self.gateway.registrations.register(
+            fields, require_healthy=require_healthy, owner_key_id=self.owner_key_id
+        )
         message = "Server registered." if created else "This server was registered already; it is updated."
         if server.health_status != HEALTHY:
             message += f" It cannot take requests yet: {server.reason}"
         self.reply_json({**server_document(server), "message": message}, status=201 if created else 200)
 
 
-class RegistrationHandler(GatewayHandler):
+class RegistrationHandler(OwnerHandler):
     """`PUT` and `DELETE /admin/register/{registration_id}`."""
 
     async def put(self, registration_id: str) -> None:
         """Change the fields that are sent; null clears an optional one."""
-        self.gateway.registrations.server(registration_id)
+        self.server_of_caller(registration_id)
         fields, require_healthy = registration_fields(load(UPDATE_SCHEMA, self.read_json()))
         server = await self.gateway.registrations.update(registration_id, fields, require_healthy=require_healthy)
         self.reply_json({**server_document(server), "message": "Registration updated."})
 
     async def delete(self, registration_id: str) -> None:
         """No new request goes there from now on; those under way finish."""
+        self.server_of_caller(registration_id)
         await self.gateway.registrations.deregister(registration_id)
         self.reply_json({"message": "Server deregistered.", "registration_id": registration_id})
 
 
-class ServersHandler(GatewayHandler):
+class ServersHandler(OwnerHandler):
     """`GET /admin/servers`."""
 
     def get(self) -> None:
         """All servers that match the filters, sorted and cut as asked."""
         query = load(SERVER_QUERY_SCHEMA, first_values(self.request))
         sort, limit, offset = query.pop("sort", None), query.pop("limit", None), query.pop("offset", 0)
-        documents = [server_document(server) for server in self.gateway.registry.servers]
+        owner_key_id = self.owner_key_id
+        documents = [
+            server_document(server)
+            for server in self.gateway.registry.servers
+            if owner_key_id in (None, server.registration.owner_key_id)
+        ]
         matches = [document for document in documents if _matches(document, query)]
         total = len(matches)
         if sort is not None:
@@ -101,13 +128,13 @@ def _matches(document: dict[str, Any], filters: dict[str, str]) -> bool:
     )
 
 
-class ServerHandler(GatewayHandler):
+class ServerHandler(OwnerHandler):
     """`GET /admin/servers/{registration_id}`."""
 
     async def get(self, registration_id: str) -> None:
         """One server, with its latest probes."""
         query = load(PROBES_QUERY_SCHEMA, first_values(self.request))
-        server = self.gateway.registrations.server(registration_id)
+        server = self.server_of_caller(registration_id)
         probes = await self.gateway.store.recent_probes(registration_id, MOST_PROBES)
         wanted = min(query.get("limit", DEFAULT_PROBES), MOST_PROBES)
         self.reply_json(
@@ -141,30 +168,32 @@ def _uptime_percent(probes: list[dict[str, Any]]) -> float | None:
     return round(100 * sum(bool(probe["ok"]) for probe in probes) / len(probes), 1)
 
 
-class ProbeHandler(GatewayHandler):
+class ProbeHandler(OwnerHandler):
     """`POST /admin/servers/{registration_id}/probe`."""
 
     async def post(self, registration_id: str) -> None:
         """Probe now, counted like any other probe."""
-        server = self.gateway.registrations.server(registration_id)
+        server = self.server_of_caller(registration_id)
         result = await self.gateway.health.probe(server)
         probe = {"ok": result.ok, "reason": result.reason, "response_time_ms": result.response_time_ms}
         self.reply_json({**server_document(server), "probe": probe})
 
 
-class DrainHandler(GatewayHandler):
+class DrainHandler(OwnerHandler):
     """`POST /admin/servers/{registration_id}/drain`."""
 
     async def post(self, registration_id: str) -> None:
         """Take the server out of rotation without deregistering it."""
+        self.server_of_caller(registration_id)
         self.reply_json(server_document(await self.gateway.registrations.set_draining(registration_id, True)))
 
 
-class ResumeHandler(GatewayHandler):
+class ResumeHandler(OwnerHandler):
     """`POST /admin/servers/{registration_id}/resume`."""
 
     async def post(self, registration_id: str) -> None:
         """Put the server back into rotation."""
+        self.server_of_caller(registration_id)
         self.reply_json(server_document(await self.gateway.registrations.set_draining(registration_id, False)))
 
 

@@ -34,14 +34,21 @@ from multiverse.web.handlers.staged import StagedHandler
 
 if TYPE_CHECKING:
     from multiverse.gateway import Gateway
-    from multiverse.web.routes import Route
+    from multiverse.web.route import Route
 
 LOG = logging.getLogger(__name__)
 
 SESSION_COOKIE = "multiverse_session"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 JSON_TYPE = re.compile(r"application/(?:json|[a-z0-9.+-]+\+json)", re.IGNORECASE)
-EXPOSED_HEADERS = "X-Request-ID, X-Gateway-Server-ID, X-Gateway-Attempts, Retry-After, X-Should-Retry"
+EXPOSED_HEADERS = ", ".join(
+    (
+        *("X-Request-ID", "X-Gateway-Server-ID", "X-Gateway-Attempts", "X-Gateway-Model"),
+        *("Retry-After", "X-Should-Retry"),
+        *(f"x-ratelimit-{what}-requests" for what in ("limit", "remaining", "reset")),
+        *(f"x-ratelimit-{what}-tokens" for what in ("limit", "remaining", "reset")),
+    )
+)
 TO_ANY_ORIGIN = {"Access-Control-Expose-Headers": EXPOSED_HEADERS, "Access-Control-Allow-Origin": "*"}
 
 
@@ -149,14 +156,19 @@ class GatewayHandler(StagedHandler):
                 return _printable(forwarded)[:100]
         return str(self.request.remote_ip)
 
+    @property
+    def asker(self) -> str:
+        """Under which name shares and limits are counted: the key's, or without a known one the address."""
+        return self.caller.key_id if self.caller is not NOBODY else f"address:{self.client_address}"
+
     def _identify(self) -> Caller:
         access = self.route.access
         key = self._presented_key()
         caller = self.gateway.keys.identify(key) if key else self._signed_in()
-        if access == "admin":
+        if access in ("admin", "owner"):
             if caller is None:
                 raise self._wrong_key(counts=bool(key))
-            if not caller.is_admin:
+            if not (caller.is_admin or (access == "owner" and caller.may_own_servers)):
                 raise PermissionDenied("This key may not do this. Use the admin's key.")
         elif access == "client" and self.gateway.config.require_client_api_key and caller is None:
             raise self._wrong_key(counts=bool(key))
@@ -238,6 +250,12 @@ class GatewayHandler(StagedHandler):
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(document))
+
+    def reply_csv(self, file_name: str, text: str) -> None:
+        """Answer with a CSV file (RFC 4180)."""
+        self.set_header("Content-Type", "text/csv; charset=utf-8")
+        self.set_header("Content-Disposition", f'attachment; filename="{file_name}"')
+        self.finish(text)
 
     def render_error(self, error: GatewayError) -> None:
         """Write `error` as the answer, without ending it."""

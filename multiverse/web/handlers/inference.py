@@ -8,7 +8,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from multiverse.errors import GatewayError, LoopDetected, ModelNotFound, NotFound, RateLimitExceeded, ShuttingDown
+from multiverse.errors import (
+    GatewayError,
+    LoopDetected,
+    ModelNotFound,
+    NotFound,
+    PermissionDenied,
+    ShuttingDown,
+)
+from multiverse.people.allowances import Allowance
 from multiverse.proxy.call import Call, read_body
 from multiverse.proxy.forward import Forwarding
 from multiverse.servers.server import Server
@@ -20,37 +28,53 @@ VIA_OF_GATEWAYS = re.compile(r"(?:1\.[01] multiverse-[0-9a-f]{16})(?:, ?1\.[01] 
 FORWARDED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 
-class ModelsHandler(GatewayHandler):
-    """`GET /v1/models`: the models that at least one healthy server offers."""
+class OfferHandler(GatewayHandler):
+    """What is on offer: models, and names that stand for one of them."""
+
+    def offers(self) -> dict[str, dict[str, Any]]:
+        """The models that at least one healthy server offers and the caller may ask, by name, aliases last."""
+        records = {
+            name: model_record(name, created, servers) for name, created, servers in self.gateway.registry.models()
+        }
+        healthy = {name: record for name, record in records.items() if record["healthy_servers"]}
+        offers = dict(healthy)
+        for alias in self.gateway.aliases:
+            model_name = next((model for model in alias.models if model in healthy), None)
+            if model_name not in (None, alias.name):
+                named = {"id": alias.name, "created": int(alias.created_unix), "alias_of": model_name}
+                offers[alias.name] = {**healthy[model_name], **named}
+        may_ask = self.caller.may_ask
+        return {
+            name: offer
+            for name, offer in offers.items()
+            if may_ask(name) or any(map(may_ask, self.gateway.aliases.models_of(name)))
+        }
+
+
+class ModelsHandler(OfferHandler):
+    """`GET /v1/models`: what can be asked now."""
 
     def get(self) -> None:
-        """List them in OpenAI's shape."""
-        offered = [model for model in self._models() if model["healthy_servers"]]
-        self.reply_json({"object": "list", "data": offered})
+        """List it in OpenAI's shape."""
+        self.reply_json({"object": "list", "data": list(self.offers().values())})
 
     def head(self) -> None:
         """As GET, without the body."""
         self.get()
 
-    def _models(self) -> list[dict[str, Any]]:
-        return [model_record(name, created, servers) for name, created, servers in self.gateway.registry.models()]
 
-
-class ModelHandler(GatewayHandler):
+class ModelHandler(OfferHandler):
     """`GET /v1/models/{id}`; ids with slashes work raw and as `%2F`."""
 
     def get(self, model_name: str) -> None:
         """One model."""
-        for name, created, servers in self.gateway.registry.models():
-            if name == model_name:
-                record = model_record(name, created, servers)
-                if record["healthy_servers"]:
-                    self.reply_json(record)
-                    return
-        raise ModelNotFound(
-            f"No healthy server offers the model '{model_name[:200]}'. GET /v1/models lists what is on offer.",
-            param="model",
-        )
+        offer = self.offers().get(model_name)
+        if offer is None:
+            raise ModelNotFound(
+                f"No healthy server offers the model '{model_name[:200]}'. GET /v1/models lists what is on offer.",
+                param="model",
+            )
+        self.reply_json(offer)
 
     def head(self, model_name: str) -> None:
         """As GET, without the body."""
@@ -70,10 +94,43 @@ def model_record(model_name: str, created_unix: float, servers: list[Server]) ->
     }
 
 
+class QueueHandler(GatewayHandler):
+    """`GET /v1/queue`: who waits for what; of others only how many."""
+
+    def get(self) -> None:
+        """Each model that somebody waits for, and where one's own requests stand."""
+        queue, mine = self.gateway.queue, self.asker
+        models, yours = [], []
+        for model_name in queue.waiting_models():
+            standings = [standing for _place, standing in queue.standings(model_name)]
+            models.append({"model": model_name, "waiting": len(standings)})
+            yours += [
+                {
+                    "model": model_name,
+                    "place": standing.place,
+                    "waited_seconds": round(standing.waited_seconds, 1),
+                    "estimated_seconds": _rounded(standing.estimated_seconds),
+                }
+                for standing in standings
+                if standing.asker == mine
+            ]
+        self.reply_json({"models": models, "yours": yours})
+
+    def head(self) -> None:
+        """As GET, without the body."""
+        self.get()
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
 class ForwardHandler(GatewayHandler):
     """`POST /v1/…`: forwarded to a server of the model that the body names."""
 
     _forwarding: Forwarding | None = None
+    _allowance: Allowance | None = None
+    _asker = ""
 
     def admit(self) -> None:
         """Refuse loops, strange paths and callers over their limit before the body is read."""
@@ -81,15 +138,18 @@ class ForwardHandler(GatewayHandler):
             raise NotFound("There is no such route. GET / tells where the API is.")
         if self.gateway.gateway_id in self.request.headers.get("Via", ""):
             raise LoopDetected("This request came from this gateway: it is registered at itself. Deregister it.")
-        limit = self.gateway.request_limit
-        if limit is not None:
-            name = f"key:{self.caller.name}" if self.caller.name != "anonymous" else f"address:{self.client_address}"
-            wait_seconds = limit.allow(name)
-            if wait_seconds is not None:
-                raise RateLimitExceeded(
-                    "Your limit of requests per minute is reached. Wait as long as `Retry-After` says.",
-                    retry_after_seconds=wait_seconds,
-                )
+        self._asker = self.asker
+        self._allowance = self.gateway.allowances.of(self.caller, self._asker)
+        if self._allowance is not None:
+            try:
+                self._allowance.count()
+            finally:
+                self._show_allowance()
+
+    def _show_allowance(self) -> None:
+        if self._allowance is not None:
+            for name, value in self._allowance.headers().items():
+                self.set_header(name, value)
 
     async def post(self, *args: str) -> None:
         """Forward, and answer with whatever comes of it."""
@@ -99,21 +159,36 @@ class ForwardHandler(GatewayHandler):
         body = self.body()
         self._chunks.clear()
         fields = load_call(read_body(body))
+        models = self._models_for(fields["model"])
         inbound_via = self.request.headers.get("Via", "")
         call = Call(
             request_id=self.request_id,
             route=self.request.path,
             body=body,
             model_name=fields["model"],
+            models=models,
             stream=bool(fields.get("stream")),
-            key_name=self.caller.name,
+            caller=self.caller,
+            asker=self._asker,
+            allowance=self._allowance,
             client_address=self.client_address,
             via=f"{inbound_via}, {gateway.via}" if VIA_OF_GATEWAYS.fullmatch(inbound_via) else gateway.via,
             started_seconds=gateway.clock.monotonic(),
         )
         reply = HandlerReply(self, write_timeout_seconds=gateway.config.client_write_timeout_seconds)
+        if self._allowance is not None:
+            self._allowance.enter()  # Nothing is awaited between this and the request's own account of its end.
         self._forwarding = gateway.proxy.begin(call, reply)
         await self._forwarding.run()
+
+    def _models_for(self, name: str) -> tuple[str, ...]:
+        """What `name` stands for, as far as the key may ask it. Raises PermissionDenied when nothing is left."""
+        models, may_ask = self.gateway.aliases.models_of(name), self.caller.may_ask
+        if not may_ask(name):
+            models = tuple(model for model in models if may_ask(model))
+        if not models:
+            raise PermissionDenied("Your key may not ask this model. GET /v1/models lists those it may.", param="model")
+        return models
 
     def on_connection_close(self) -> None:
         """The client left: stop the work at once."""
@@ -124,6 +199,7 @@ class ForwardHandler(GatewayHandler):
     def set_default_headers(self) -> None:
         """Tornado clears all headers before an error; the attempts that led to it belong to the answer."""
         super().set_default_headers()
+        self._show_allowance()
         if self._forwarding is not None and self._forwarding.attempts:
             self.set_header("X-Gateway-Attempts", str(self._forwarding.attempts))
 

@@ -1,0 +1,79 @@
+"""What one request has cost: its usage row, filled while it goes its way, and handed over once.
+
+Everything here is in memory and in this turn of the loop. Where rows go is people/usage.py's business; how tokens are
+read out of answers, meter.py's.
+"""
+
+from __future__ import annotations
+
+from multiverse.clock import Clock
+from multiverse.people.allowances import Allowances
+from multiverse.people.usage import Usage, UsageRecord
+from multiverse.proxy.call import Call
+from multiverse.proxy.fairness import USUAL_TOKENS
+from multiverse.proxy.meter import Meter
+from multiverse.proxy.shares import Shares
+from multiverse.servers.server import Server
+
+
+class Account:
+    """The row of one request; `meter` reads its tokens. `settle()` may be called at every end there is."""
+
+    __slots__ = ("_allowances", "_call", "_clock", "_settled", "_shares", "_usage", "meter", "record")
+
+    def __init__(self, call: Call, *, usage: Usage, allowances: Allowances, shares: Shares, clock: Clock) -> None:
+        self._call = call
+        self._usage = usage
+        self._allowances = allowances
+        self._shares = shares
+        self._clock = clock
+        self._settled = False
+        self.meter = Meter()
+        self.record = UsageRecord(
+            request_id=call.request_id,
+            started_at=clock.utc_iso(),
+            key_id=call.caller.key_id,
+            key_name=call.caller.name,
+            client_address=call.client_address,
+            route=call.route,
+            model_name=call.model_name,
+            stream=call.stream,
+        )
+
+    def asked(self, server: Server) -> None:
+        """`server` is asked next; whoever answers in the end is the one who gave."""
+        registration, record = server.registration, self.record
+        record.registration_id, record.model_name = registration.registration_id, registration.model_name
+        record.owner_key_id, record.owner_name = registration.owner_key_id, registration.owner_name
+
+    def waited(self, entered_seconds: float) -> None:
+        """The request was in the queue since `entered_seconds` (monotonic)."""
+        self.record.queue_ms += self._milliseconds_since(entered_seconds)
+
+    def committed(self) -> None:
+        """The first event goes out."""
+        self.record.first_token_ms = self._milliseconds_since(self._call.started_seconds)
+
+    def settle(self, attempts: int) -> None:
+        """Hand the row over, if that has not been done."""
+        if self._settled:
+            return
+        self._settled = True
+        record, meter = self.record, self.meter
+        meter.estimate()
+        record.attempts = attempts
+        record.total_ms = self._milliseconds_since(self._call.started_seconds)
+        record.prompt_tokens = meter.prompt_tokens
+        record.completion_tokens = meter.completion_tokens
+        record.tokens_estimated = not meter.reported and record.completion_tokens is not None
+        if self._call.allowance is not None:
+            self._call.allowance.leave()
+        tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
+        self._allowances.spend(self._call.asker, tokens)
+        if attempts:
+            # A server that reports nothing has worked all the same.
+            self._shares.spend(self._call.asker, tokens or round(USUAL_TOKENS))
+        self._usage.ended(record)
+
+    def _milliseconds_since(self, moment: float) -> float:
+        return round((self._clock.monotonic() - moment) * 1000, 1)

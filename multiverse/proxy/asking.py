@@ -1,0 +1,65 @@
+"""What a server is asked: the client's bytes under the server's name for the model, and usage where it can be had.
+
+A body is changed in two values at most (rewrite.py); headers are built anew (servers/outgoing.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multiverse.proxy.call import Call
+from multiverse.proxy.relay import Relay
+from multiverse.proxy.rewrite import replace_model, with_usage_asked
+from multiverse.servers.outgoing import request_headers
+from multiverse.servers.server import Server
+from multiverse.transport.messages import ServerRequest
+
+REPORT_USAGE_WHEN_ASKED = ("/v1/chat/completions", "/v1/completions")
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardSettings:
+    """Limits of one request, in seconds and bytes; see contract §5."""
+
+    max_attempts: int
+    connect_timeout_seconds: float
+    request_timeout_seconds: float
+    stream_idle_timeout_seconds: float
+    stream_max_seconds: float
+    stream_keepalive_seconds: float
+    max_response_body_size: int
+    max_event_size: int
+    show_server_id: bool
+
+
+def body_asking_for_usage(call: Call, server: Server) -> bytes | None:
+    """The body that asks for usage on the client's behalf; None where it has asked, or where asking makes no sense."""
+    if not call.stream or server.refuses_usage or call.route not in REPORT_USAGE_WHEN_ASKED:
+        return None
+    return with_usage_asked(call.body)
+
+
+def server_request(call: Call, server: Server, relay: Relay, body: bytes, settings: ForwardSettings) -> ServerRequest:
+    """The request to `server`, whose answer goes to `relay`."""
+    registration = server.registration
+    asked_for = registration.served_model_name or registration.model_name
+    if asked_for != call.model_name:
+        body = replace_model(body, asked_for)
+    accept = "text/event-stream" if call.stream else "application/json"
+    return ServerRequest(
+        registration.endpoint,
+        registration.endpoint.path + call.route,
+        method="POST",
+        header_items=request_headers(
+            registration,
+            via=call.via,
+            request_id=call.request_id,
+            accept="*/*" if call.route.startswith("/v1/audio/") else accept,
+            content_type="application/json",
+        ),
+        body=body,
+        response_callback=relay.on_head,
+        streaming_callback=relay.on_data,
+        connect_timeout=settings.connect_timeout_seconds,
+        request_timeout=settings.stream_max_seconds if call.stream else None,
+    )

@@ -1,0 +1,96 @@
+"""`/admin/usage`, `/admin/ledger`, `/v1/usage`: who used what, and who gave it; sums, never a word of what was said.
+
+What the sums are made of is storage/usage_table.py's business.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from multiverse.errors import InvalidAPIKey
+from multiverse.people.keys import ANONYMOUS
+from multiverse.storage.usage_table import GROUPS, SUMS
+from multiverse.web.handlers.base import GatewayHandler, first_values
+from multiverse.web.people_schemas import FormatQuerySchema, OwnUsageQuerySchema, UsageQuerySchema, write_csv
+from multiverse.web.schemas import load
+
+USAGE_QUERY_SCHEMA, OWN_USAGE_QUERY_SCHEMA = UsageQuerySchema(), OwnUsageQuerySchema()
+LEDGER_QUERY_SCHEMA = FormatQuerySchema()
+PEOPLE_COLUMNS = ["person", "name", "tokens_given", "tokens_taken", "requests_given", "requests_taken"]
+
+
+class ReportHandler(GatewayHandler):
+    """Reports of usage."""
+
+    async def reply_report(self, query: dict[str, Any], filters: dict[str, str], **more: Any) -> None:
+        """The sums that `query` asks for, as JSON with their totals, or as CSV."""
+        group_by, since, until = query.get("group_by", ["day"]), query.get("since"), query.get("until")
+        rows = await self.gateway.usage_table.report(group_by, since=since, until=until, filters=filters)
+        if query.get("format") == "csv":
+            columns = [column for name in group_by for column in GROUPS[name]]
+            self.reply_csv("usage.csv", write_csv([*columns, *SUMS], rows))
+            return
+        totals = {name: sum(row[name] for row in rows) for name in SUMS}
+        self.reply_json(
+            {"since": since, "until": until, "group_by": group_by, "rows": rows, "totals": totals, **more},
+        )
+
+
+class UsageHandler(ReportHandler):
+    """`GET /admin/usage`."""
+
+    async def get(self) -> None:
+        """Everybody's usage."""
+        query = load(USAGE_QUERY_SCHEMA, first_values(self.request))
+        await self.reply_report(query, {name: query[name] for name in query if name in self.filters()})
+
+    def filters(self) -> tuple[str, ...]:
+        """What the report can be narrowed down to."""
+        return ("model_name", "key_id", "registration_id")
+
+    async def head(self) -> None:
+        """As GET, without the body."""
+        await self.get()
+
+
+class OwnUsageHandler(ReportHandler):
+    """`GET /v1/usage`."""
+
+    async def get(self) -> None:
+        """The usage of the key that asks, and what its owner has given and taken."""
+        if self.caller.role == ANONYMOUS:
+            raise InvalidAPIKey
+        query = load(OWN_USAGE_QUERY_SCHEMA, first_values(self.request))
+        key_id = self.caller.key_id
+        people = await self.gateway.usage_table.people(key_id)
+        given, taken = (people[0][name] if people else 0 for name in ("tokens_given", "tokens_taken"))
+        await self.reply_report(
+            query,
+            {"key_id": key_id, **({"model_name": query["model_name"]} if "model_name" in query else {})},
+            key_id=key_id,
+            name=self.caller.name,
+            role=self.caller.role,
+            tokens_given=given,
+            tokens_taken=taken,
+        )
+
+    async def head(self) -> None:
+        """As GET, without the body."""
+        await self.get()
+
+
+class LedgerHandler(GatewayHandler):
+    """`GET /admin/ledger`."""
+
+    async def get(self) -> None:
+        """Tokens given and taken, by person."""
+        wanted = load(LEDGER_QUERY_SCHEMA, first_values(self.request)).get("format")
+        people = await self.gateway.usage_table.people()
+        if wanted == "csv":
+            self.reply_csv("ledger.csv", write_csv(PEOPLE_COLUMNS, people))
+        else:
+            self.reply_json({"people": people, "total": len(people)})
+
+    async def head(self) -> None:
+        """As GET, without the body."""
+        await self.get()

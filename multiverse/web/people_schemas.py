@@ -1,0 +1,201 @@
+"""What may come in about people: keys, claim codes, rosters, usage. The rules are those of schemas.py.
+
+Times come in as ISO 8601 and are kept in UTC; a date alone means its last moment, since "until the 30th" includes it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate
+
+from multiverse.clock import iso_from_unix
+from multiverse.errors import InvalidRequest
+from multiverse.people.keys import ROLES, STUDENT
+from multiverse.storage.usage_table import GROUPS
+from multiverse.web.schemas import Email, Line, ModelNames, PositiveInteger, load
+
+MOST_USES, MOST_ROSTER_ROWS, HEAVIEST = 10_000, 2000, 100
+LONGEST_LIFETIME_MINUTES = 60 * 24 * 366
+KEY_ROLES = validate.OneOf(ROLES)
+CLAIMED_ROLES = validate.OneOf([role for role in ROLES if role != "admin"])
+
+
+class Moment(fields.Field[str]):
+    """A point in time; out comes UTC as everywhere else."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        needs = "must be a date or a time with its zone, such as 2027-06-30 or 2027-06-30T18:00:00Z"
+        try:
+            text = value.strip()
+            moment = (
+                datetime.combine(date.fromisoformat(text), time.max, UTC)
+                if len(text) == 10
+                else datetime.fromisoformat(text)
+            )
+            if moment.tzinfo is None:
+                raise ValidationError(needs)
+            return iso_from_unix(moment.timestamp())
+        except (AttributeError, ValueError, OverflowError, OSError):
+            raise ValidationError(needs) from None
+
+
+class ChangeKeySchema(Schema):
+    """Any field of a key; null clears an optional one."""
+
+    class Meta:
+        unknown = RAISE
+
+    name = Line(longest=200, validate=validate.Length(min=1))
+    email = Email(longest=254, allow_none=True)
+    role = fields.String(validate=KEY_ROLES)
+    models = ModelNames(allow_none=True)
+    expires_at = Moment(allow_none=True)
+    weight = PositiveInteger(validate=validate.Range(max=HEAVIEST))
+    requests_per_minute = PositiveInteger(allow_none=True)
+    tokens_per_day = PositiveInteger(allow_none=True)
+    requests_at_once = PositiveInteger(allow_none=True)
+
+
+class CreateKeySchema(ChangeKeySchema):
+    """A key: `name`, the rest as one likes."""
+
+    name = Line(longest=200, required=True, validate=validate.Length(min=1))
+
+
+class RosterSchema(Schema):
+    """A roster as CSV (`name,email`, with or without a head), and what all its keys have in common."""
+
+    class Meta:
+        unknown = RAISE
+
+    csv = fields.String(required=True)
+    role = fields.String(validate=CLAIMED_ROLES)
+    models = ModelNames(allow_none=True)
+    expires_at = Moment(allow_none=True)
+
+
+class ClaimCodeSchema(Schema):
+    """A claim code: how many may use it and for how long, and what the keys that come of it can do."""
+
+    class Meta:
+        unknown = RAISE
+
+    uses = PositiveInteger(load_default=40, validate=validate.Range(max=MOST_USES))
+    lifetime_minutes = PositiveInteger(load_default=90, validate=validate.Range(max=LONGEST_LIFETIME_MINUTES))
+    role = fields.String(load_default=STUDENT, validate=CLAIMED_ROLES)
+    models = ModelNames(allow_none=True)
+    key_expires_at = Moment(allow_none=True)
+
+
+class ClaimSchema(Schema):
+    """Who trades which code for a key."""
+
+    class Meta:
+        unknown = RAISE
+
+    code = Line(longest=40, required=True)
+    name = Line(longest=200, required=True, validate=validate.Length(min=1))
+    email = Email(longest=254, allow_none=True)
+
+
+class FormatQuerySchema(Schema):
+    """A list as JSON, or as CSV for a spreadsheet."""
+
+    class Meta:
+        unknown = RAISE
+
+    format = fields.String(validate=validate.OneOf(["json", "csv"]))
+
+
+class Day(fields.Field[str]):
+    """A day, as in `2027-01-31`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        try:
+            return date.fromisoformat(value).isoformat()
+        except (TypeError, ValueError):
+            raise ValidationError("must be a day such as 2027-01-31") from None
+
+
+class Groups(fields.Field[list[str]]):
+    """What sums are grouped by, with commas between."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:
+        names = [name.strip() for name in value.split(",")] if isinstance(value, str) else []
+        if not names or not set(names) <= set(GROUPS) or len(set(names)) < len(names):
+            raise ValidationError(f"must be one or more of {', '.join(GROUPS)}, with commas between")
+        return names
+
+
+class OwnUsageQuerySchema(FormatQuerySchema):
+    """The query of `GET /v1/usage`."""
+
+    group_by = Groups()
+    since = Day()
+    until = Day()
+    model_name = fields.String()
+
+
+class UsageQuerySchema(OwnUsageQuerySchema):
+    """The query of `GET /admin/usage`."""
+
+    key_id = fields.String()
+    registration_id = fields.String()
+
+
+class PersonSchema(Schema):
+    """One line of a roster."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    name = Line(longest=200, required=True, validate=validate.Length(min=1))
+    email = Email(longest=254, allow_none=True)
+
+
+PERSON_SCHEMA = PersonSchema()
+
+
+def read_roster(text: str) -> list[dict[str, Any]]:
+    """Name and e-mail of each line of a CSV file; a first line that says `name` tells the order of the columns.
+
+    Raises InvalidRequest that names the line at fault; nobody shall get a key before the whole file is good.
+    """
+    try:
+        lines = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text.lstrip("\ufeff")), strict=True)]
+    except csv.Error as error:
+        raise InvalidRequest(f"The roster is not CSV: {error}.", param="csv") from error
+    numbered = [(number, row) for number, row in enumerate(lines, 1) if any(row)]
+    columns = ["name", "email"]
+    if numbered and "name" in [cell.lower() for cell in numbered[0][1]]:
+        columns = [cell.lower() for cell in numbered.pop(0)[1]]
+    if not 1 <= len(numbered) <= MOST_ROSTER_ROWS:
+        raise InvalidRequest(f"The roster must have 1 to {MOST_ROSTER_ROWS} people.", param="csv")
+    return [_read_person(number, dict(zip(columns, row, strict=False))) for number, row in numbered]
+
+
+def _read_person(number: int, cells: dict[str, str]) -> dict[str, Any]:
+    try:
+        return load(PERSON_SCHEMA, {name: cell for name, cell in cells.items() if cell})
+    except InvalidRequest as error:
+        raise InvalidRequest(f"Line {number} of the roster: {error.message}", param="csv") from error
+
+
+def write_csv(columns: list[str], rows: list[dict[str, Any]]) -> str:
+    """`rows` as CSV. A cell that a spreadsheet would take for a formula gets an apostrophe (OWASP, CSV injection)."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row[name]) for name in columns])
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        value = " ".join(map(str, value))
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -1,0 +1,118 @@
+"""Names that stand for models: who answers, what stands in when nobody can, and what is said of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import wire
+from tests.answers import assert_error
+from tests.clients import Response
+from tests.conftest import StartGateway, StartPeer
+from tests.operations import AnswerChat
+from tests.peers import ScriptedPeer
+from tests.processes import GatewayProcess
+from tests.test_keyring import bearer, make_key, run
+
+
+def stands_for(gateway: GatewayProcess, name: str, *models: str) -> Response:
+    return gateway.admin("PUT", f"/admin/aliases/{name}", {"models": list(models)})
+
+
+def test_an_alias_is_asked_like_a_model(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    gateway.register(peer, model)
+    alias = f"{model}-alias"
+    assert stands_for(gateway, alias, model).json()["models"] == [model]
+    for stream in (None, True):
+        answer = gateway.chat(alias, stream)
+        assert (answer.status, answer.header("X-Gateway-Model")) == (200, model)
+        assert peer.requests[-1].json()["model"] == model, "the server never hears of it"
+    assert gateway.chat(model).header("X-Gateway-Model") is None, "who asks for a model gets that model"
+    offers = {offer["id"]: offer for offer in gateway.call("GET", "/v1/models").json()["data"]}
+    assert (offers[alias]["alias_of"], offers[alias]["healthy_servers"], offers[alias]["object"]) == (model, 1, "model")
+    assert "alias_of" not in offers[model]
+    assert gateway.call("GET", f"/v1/models/{alias}").json() == offers[alias]
+    usage = gateway.admin("GET", f"/admin/usage?group_by=model&model_name={model}").json()
+    assert usage["rows"][0]["requests"] == 3, "usage is the model's"
+    assert gateway.admin("DELETE", f"/admin/aliases/{alias}").status == 200
+    assert_error(gateway.chat(alias), "model_not_found", "model")
+
+
+def test_a_stand_in_answers_when_nobody_else_can(gateway: GatewayProcess, start_peer: StartPeer, model: str) -> None:
+    first, second = start_peer(), start_peer()
+    other = f"{model}-b"
+    server = gateway.register(first, model)
+    gateway.register(second, other)
+    stands_for(gateway, model, model, other)
+    assert gateway.chat(model).header("X-Gateway-Model") == model
+    gateway.admin("POST", f"/admin/servers/{server}/drain")
+    answer = gateway.chat(model, True)
+    assert (answer.status, answer.header("X-Gateway-Model")) == (200, other)
+    gateway.admin("POST", f"/admin/servers/{server}/resume")
+    first.inference.queue(wire.error_answer(500, "no"))
+    failed_over = gateway.chat(model)
+    assert (failed_over.header("X-Gateway-Model"), failed_over.header("X-Gateway-Attempts")) == (other, "2")
+    first.inference.queue(wire.error_answer(400, "your fault"))
+    assert gateway.chat(model).status == 400, "a mistake of the client's is not tried elsewhere"
+    gateway.admin("DELETE", f"/admin/register/{server}")
+    assert gateway.chat(model).header("X-Gateway-Model") == other
+    assert gateway.call("GET", f"/v1/models/{model}").json()["alias_of"] == other
+    gateway.admin("DELETE", f"/admin/aliases/{model}")
+
+
+def test_when_nobody_stands_in(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    stands_for(gateway, f"{model}-alias", f"{model}-x", f"{model}-y")
+    assert_error(gateway.chat(f"{model}-alias"), "model_not_found", "model")
+    gateway.register(peer, f"{model}-y")
+    peer.inference.queue(wire.error_answer(500, "no"))
+    assert_error(gateway.chat(f"{model}-alias"), "server_error")
+    gateway.admin("DELETE", f"/admin/aliases/{model}-alias")
+
+
+def test_a_full_queue_is_no_dead_end(start_gateway: StartGateway, start_peer: StartPeer, model: str) -> None:
+    gateway = start_gateway(QUEUE_SIZE=0, HEALTH_CHECK_INTERVAL_SECONDS=300)
+    first, second = start_peer(), start_peer()
+    gateway.register(first, model, max_concurrency=1)
+    gateway.register(second, f"{model}-b")
+    stands_for(gateway, model, model, f"{model}-b")
+    first.inference.always(wire.STREAM_HEAD, wire.chunk(wire.chat_chunk("x")), *[wire.chunk(b": wait\n\n")])
+    with gateway.stream(model) as stream:
+        stream.read_events(1)
+        assert gateway.chat(model).header("X-Gateway-Model") == f"{model}-b"
+
+
+@pytest.mark.parametrize("models", [[], "llama", ["a b"], ["{name}"], ["{alias}"]])
+def test_what_leads_nowhere(gateway: GatewayProcess, model: str, models: object) -> None:
+    stands_for(gateway, f"{model}-alias", "real")
+    names = {"{name}": model, "{alias}": f"{model}-alias"}
+    given = [names.get(name, name) for name in models] if isinstance(models, list) else models
+    refused = gateway.admin("PUT", f"/admin/aliases/{model}", {"models": given})
+    assert_error(refused, "invalid_request", "models")
+    assert_error(gateway.admin("DELETE", f"/admin/aliases/{model}"), "model_not_found")
+    gateway.admin("DELETE", f"/admin/aliases/{model}-alias")
+
+
+def test_a_key_for_some_models(gateway: GatewayProcess, start_peer: StartPeer, model: str) -> None:
+    first, second = start_peer(), start_peer()
+    gateway.register(first, model)
+    gateway.register(second, f"{model}-b")
+    stands_for(gateway, f"{model}-alias", model, f"{model}-b")
+    only_b = bearer(make_key(gateway, models=[f"{model}-b"])[1])
+    assert gateway.chat(f"{model}-alias", headers=only_b).header("X-Gateway-Model") == f"{model}-b"
+    assert_error(gateway.chat(model, headers=only_b), "permission_denied", "model")
+    by_alias = bearer(make_key(gateway, models=[f"{model}-alias"])[1])
+    assert gateway.chat(f"{model}-alias", headers=by_alias).header("X-Gateway-Model") == model
+    assert_error(gateway.chat(model, headers=by_alias), "permission_denied", "model")
+    gateway.admin("DELETE", f"/admin/aliases/{model}-alias")
+
+
+def test_they_outlive_a_restart_and_the_commands(start_gateway: StartGateway, peer: ScriptedPeer) -> None:
+    gateway = start_gateway()
+    gateway.register(peer, "org/model")
+    peer.inference.always(AnswerChat())
+    assert "stands for org/model, then other" in run(gateway, "aliases", "set", "a/b", "org/model", "other")[0]
+    gateway.stop()
+    gateway.start()
+    assert "a/b" in run(gateway, "aliases", "list")[0]
+    assert gateway.call("GET", "/v1/models/a%2Fb").status in (200, 404)
+    assert "removed" in run(gateway, "aliases", "remove", "a/b")[0]
+    assert gateway.admin("GET", "/admin/aliases").json() == {"aliases": [], "total": 0}
