@@ -133,7 +133,9 @@ def test_signing_in_and_out(gateway: GatewayProcess, visit: Visit) -> None:
     assert "/sign-in" in page.url
 
 
-@pytest.mark.parametrize("wanted", ["//example.org/", "https://example.org/", "/\\example.org", "javascript:alert(1)"])
+@pytest.mark.parametrize(
+    "wanted", ["//example.org/", "/.//example.org/", "https://example.org/", "/\\example.org", "javascript:alert(1)"]
+)
 def test_signing_in_leads_to_no_other_site(gateway: GatewayProcess, visit: Visit, wanted: str) -> None:
     visitor = visit(gateway)
     page = visitor.open(f"/sign-in?next={wanted}")

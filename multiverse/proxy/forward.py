@@ -242,6 +242,7 @@ class Forwarding:
         finally:
             patience.cancel()
             self._exchange = None
+            relay.exchange = None  # They know each other, and the whole request with them.
         return verdict, relay.committed
 
     def _relay(self, server: Server, *, drops_usage: bool) -> Relay:

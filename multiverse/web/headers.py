@@ -12,6 +12,8 @@ from typing import Any
 
 from tornado.httputil import HTTPHeaders, format_timestamp
 
+LONGEST_REMEMBERED = 64
+
 
 class KnownHeaders(HTTPHeaders):
     """Headers of Tornado 6.6 with these pairs; a name that comes twice has both values."""
@@ -19,7 +21,8 @@ class KnownHeaders(HTTPHeaders):
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         values: dict[str, list[str]] = {}
         for name, value in pairs:
-            known_name = usual_spelling(name)
+            # What clients make up shall not fill the memory of names.
+            known_name = usual_spelling(name) if len(name) <= LONGEST_REMEMBERED else usual_spelling.__wrapped__(name)
             if known_name in values:
                 values[known_name].append(value)
             else:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Awaitable
+from typing import ClassVar
 
 import pytest
 import tornado.web
+from tornado.httputil import HTTPServerRequest
 
 from tests.front.conftest import TIMER_SECONDS, OpenDoor
 from tests.front.talking import talk
@@ -100,6 +104,71 @@ async def test_what_is_sent_ahead_is_held_back(open_door: OpenDoor) -> None:
         assert len(connection._buffer) < 1_000_000, "the rest waits in the sockets"
         assert (await client.answer()).status == 200
         assert (await client.answer()).body == b"8000000"
+
+
+class Count(tornado.web.RequestHandler):
+    """Answers at once, and counts."""
+
+    handled = 0
+
+    def get(self) -> None:
+        type(self).handled += 1
+        self.write(b"x" * int(self.get_query_argument("size", "1")))
+
+
+async def test_who_sends_much_ahead_takes_turns(open_door: OpenDoor) -> None:
+    Count.handled = 0
+    async with open_door([("/count", Count), *RULES]) as (_door, port), talk(port) as eager, talk(port) as other:
+        eager.send((b"GET /count HTTP/1.1\r\n" + HOST + b"\r\n") * 3000)
+        await eager.answer()
+        other.send(b"GET /other HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert (await other.answer()).body == b"GET /other "
+        assert Count.handled < 3000, "others are not kept waiting for all of it"
+        for _number in range(2999):
+            assert (await eager.answer()).body == b"x"
+
+
+async def test_who_does_not_read_is_not_read(open_door: OpenDoor) -> None:
+    Count.handled = 0
+    async with open_door([("/count", Count)]) as (_door, port), talk(port) as client:
+        client.writer.transport.pause_reading()
+        client.send((b"GET /count?size=100000 HTTP/1.1\r\n" + HOST + b"\r\n") * 1000)
+        stopped_at, before = Count.handled, -1
+        while stopped_at != before:
+            await asyncio.sleep(0.1)
+            before, stopped_at = stopped_at, Count.handled
+        assert Count.handled < 500, "answers wait in the sockets, not in memory"
+        client.writer.transport.resume_reading()
+        for _number in range(1000):
+            assert len((await client.answer()).body) == 100_000
+
+
+async def test_who_stops_reading_and_closes_its_side_is_let_go(open_door: OpenDoor) -> None:
+    async with open_door(RULES) as (door, port), talk(port) as client:
+        client.writer.transport.pause_reading()
+        client.send(b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n")
+        await asyncio.sleep(0.1)
+        client.writer.write_eof()
+        await gone(lambda: not door.connections)
+
+
+async def test_a_request_is_freed_with_its_answer(open_door: OpenDoor) -> None:
+    class Remembered(tornado.web.RequestHandler):
+        requests: ClassVar[list[weakref.ref[HTTPServerRequest]]] = []
+
+        def put(self) -> None:
+            self.requests.append(weakref.ref(self.request))
+
+    async with open_door([("/", Remembered)]) as (_door, port), talk(port) as client:
+        gc.disable()  # It counts objects, not the bytes that a body has.
+        try:
+            for _number in range(3):
+                client.send(b"PUT / HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\nhi")
+                assert (await client.answer()).status == 200
+            await asyncio.sleep(0)
+            assert [reference() for reference in Remembered.requests[:2]] == [None, None]
+        finally:
+            gc.enable()
 
 
 async def test_byte_by_byte(open_door: OpenDoor) -> None:

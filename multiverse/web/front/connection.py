@@ -58,6 +58,7 @@ class FrontConnection(asyncio.Protocol):
         self._searched = 0
         self._exchange: FrontExchange | None = None
         self._stepping = False
+        self._begun = False
         self._dropping = False
         self._reading_paused = False
         self._room: asyncio.Future[None] | None = None
@@ -91,6 +92,7 @@ class FrontConnection(asyncio.Protocol):
         self.closed = True
         if self._exchange is not None:
             self._exchange.client_left()
+        self.deadline.set(self._door.limits.write_timeout_seconds)
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -114,6 +116,8 @@ class FrontConnection(asyncio.Protocol):
         room, self._room = self._room, None
         if room is not None and not room.done():
             room.set_result(None)
+        if self._buffer and self._exchange is None and not (self.closed or self._stepping):
+            self._door.loop.call_soon(self.go_on)
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -142,7 +146,7 @@ class FrontConnection(asyncio.Protocol):
         """Make of the bytes what can be made of them."""
         if self._stepping:
             return
-        self._stepping = True
+        self._stepping, self._begun = True, False
         try:
             while self._step():
                 pass
@@ -162,6 +166,11 @@ class FrontConnection(asyncio.Protocol):
             return False
         exchange = self._exchange
         if exchange is None:
+            if self.congested:
+                return False  # Who does not read its answers gets no more of them: `resume_writing` goes on.
+            if self._begun:
+                self._door.loop.call_soon(self.go_on)  # One request at a time: other clients have their turn between.
+                return False
             return self._read_head()
         if exchange.complete or not exchange.ready:
             return False
@@ -181,6 +190,7 @@ class FrontConnection(asyncio.Protocol):
         return True
 
     def _begin(self, head: RequestHead) -> None:
+        self._begun = True
         try:
             head.read_framing()
         except HTTPInputError as error:

@@ -148,6 +148,7 @@ class FrontExchange(HTTPConnection):
             raise HTTPOutputError(f"Tried to write {self._missing} bytes less than Content-Length")
         if self._chunked:
             self._connection.send(b"0\r\n\r\n")
+        self._delegate = None  # The handler knows this exchange: without a cycle, its body is freed at once.
         self._connection.answered(self)
 
     def detach(self) -> IOStream:
@@ -220,7 +221,8 @@ class FrontExchange(HTTPConnection):
             return
         self.finished = True
         callback, self._close_callback = self._close_callback, None
+        delegate, self._delegate = self._delegate, None
         if callback is not None:
             callback()
-        elif self._delegate is not None:
-            self._delegate.on_connection_close()
+        elif delegate is not None:
+            delegate.on_connection_close()

@@ -196,6 +196,10 @@ class ForwardHandler(GatewayHandler):
         if self._forwarding is not None:
             self._forwarding.client_left()
 
+    def on_finish(self) -> None:
+        """The answer is out. The forwarding knows this handler: without a cycle, the body is freed at once."""
+        self._forwarding = None
+
     def set_default_headers(self) -> None:
         """Tornado clears all headers before an error; the attempts that led to it belong to the answer."""
         super().set_default_headers()

@@ -25,7 +25,8 @@ function complain(text) {
 function nextPath() {
   const wanted = new URLSearchParams(location.search).get("next") ?? "/";
   const address = new URL(wanted, location.origin);
-  return wanted.startsWith("/") && address.origin === location.origin ? address.pathname + address.search : "/";
+  const isOurs = wanted.startsWith("/") && address.origin === location.origin && !address.pathname.startsWith("//");
+  return isOurs ? address.href : "/";
 }
 
 input.addEventListener("input", () => complain(""));
