@@ -203,7 +203,8 @@ class ForwardHandler(GatewayHandler):
     def set_default_headers(self) -> None:
         """Tornado clears all headers before an error; the attempts that led to it belong to the answer."""
         super().set_default_headers()
-        self._show_allowance()
+        if self._allowance is not None:
+            self._show_allowance()
         if self._forwarding is not None and self._forwarding.attempts:
             self.set_header("X-Gateway-Attempts", str(self._forwarding.attempts))
 
