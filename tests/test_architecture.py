@@ -51,6 +51,7 @@ HOMES = {
     "uvloop": "web.app",
     "msgspec": "proxy servers.probe web",
     "marshmallow": "web.schemas",
+    "apispec": "web.openapi",
     "sqlite_utils": "storage",
     "sqlite3": "storage",
     "environs": "config",
@@ -401,6 +402,7 @@ def test_nothing_is_left_to_do() -> None:
     marks = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|X" r"XX)\b(?!\})")
     places = [path for place in (PACKAGE, ROOT / "scripts", ROOT / "tests") for path in sorted(place.rglob("*"))]
     sources = [path for path in places if path.suffix in {".py", ".sh", ".awk", ".html", ".css", ".js"}]
+    sources = [path for path in sources if "vendor" not in path.parts]
     assert sources
     for path in sources:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):

@@ -25,8 +25,10 @@ from multiverse.gateway import Gateway
 from multiverse.logs import Logs, open_logs
 from multiverse.web.dispatch import GatewayApplication
 from multiverse.web.front.door import ClientLimits, FrontDoor
+from multiverse.web.handlers.api_docs import ApiDocs
 from multiverse.web.handlers.base import NotFoundHandler
 from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
+from multiverse.web.openapi import document_bytes
 from multiverse.web.routes import ROUTES, Route
 
 LOG = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ def make_app(gateway: Gateway) -> tornado.web.Application:
         default_handler_class=NotFoundHandler,
         default_handler_args={"gateway": gateway, "route": NO_ROUTE},
         log_function=lambda handler: None,  # Tornado's own line shows the query; ours is written in people/usage.py.
+        api_docs=ApiDocs(lambda: document_bytes(ROUTES)),
         cors_allow_origins=gateway.config.cors_allow_origins,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from multiverse.web.handlers import admin, inference, system
+from multiverse.web.handlers import admin, api_docs, inference, system
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.schemas import (
     CallSchema,
@@ -68,6 +68,34 @@ ROUTES: tuple[Route, ...] = (
         access="anyone",
         methods={"GET": "Health of the gateway itself; 503 while it drains or its database does not answer."},
         answers_while_draining=True,
+    ),
+    Route(
+        shown="/docs",
+        pattern="/docs",
+        handler=api_docs.DocsPageHandler,
+        access="anyone",
+        methods={"GET": "The API described, to try out (Swagger UI)."},
+    ),
+    Route(
+        shown="/docs/{name}",
+        pattern=r"/docs/([A-Za-z0-9_.-]+)",
+        handler=api_docs.DocsFileHandler,
+        access="anyone",
+        methods={"GET": "Scripts and styles of the pages that describe the API."},
+    ),
+    Route(
+        shown="/redoc",
+        pattern="/redoc",
+        handler=api_docs.RedocPageHandler,
+        access="anyone",
+        methods={"GET": "The API described, to read (ReDoc)."},
+    ),
+    Route(
+        shown="/openapi.json",
+        pattern=r"/openapi\.json",
+        handler=api_docs.DocumentHandler,
+        access="anyone",
+        methods={"GET": "The API described, for programs (OpenAPI 3.1)."},
     ),
     Route(
         shown="/admin/register",
