@@ -21,6 +21,7 @@ RUNTIME = [
     "sqlite-utils>=4,<5",
     "marshmallow>=4,<5",
     "apispec>=6.10,<7",
+    "prometheus-client>=0.26,<1",
     "environs>=15,<16",
     "python-dotenv>=1.2,<2",
     "click>=8.2,<9",

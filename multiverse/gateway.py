@@ -17,9 +17,11 @@ from multiverse.config import Config
 from multiverse.loop_watch import LoopWatch
 from multiverse.people.keys import Keys
 from multiverse.people.limits import RateLimit
-from multiverse.people.usage import Usage
+from multiverse.people.usage import Usage, UsageRecord
 from multiverse.proxy.forward import ForwardSettings, Proxy
 from multiverse.proxy.queue import Queue
+from multiverse.proxy.request_numbers import RequestNumbers
+from multiverse.proxy.stories import Stories
 from multiverse.servers.health import HealthChecker
 from multiverse.servers.probe import Prober
 from multiverse.servers.registration import RegistrationService
@@ -52,9 +54,14 @@ class Gateway:
         self.wrong_key_limit = RateLimit(limit=WRONG_KEYS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
         self.store = Store(config.database_path)
         self.registry = Registry(least_busy=config.load_balancing == "least_busy")
-        self.usage = Usage(store=self.store)
+        self.stories = Stories(clock=self.clock)
+        self.numbers = RequestNumbers(is_registered=self.registry.knows)
+        self.usage = Usage(store=self.store, on_end=self._on_request_end)
         self.loop_watch = LoopWatch(clock=self.clock)
         self._on_secret = on_secret or (lambda secret: None)
+
+    def _on_request_end(self, record: UsageRecord) -> None:
+        self.numbers.note(record, self.stories.end(record))
 
     def _request_limit(self) -> RateLimit | None:
         config = self.config

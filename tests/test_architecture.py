@@ -52,6 +52,7 @@ HOMES = {
     "msgspec": "proxy servers.probe web",
     "marshmallow": "web.schemas",
     "apispec": "web.openapi",
+    "prometheus_client": "web.metrics",
     "sqlite_utils": "storage",
     "sqlite3": "storage",
     "environs": "config",

@@ -103,10 +103,14 @@ def test_examples_of_requests_are_requests(name: str) -> None:
 def test_real_answers_are_documented(gateway: GatewayProcess, start_peer: StartPeer, model: str) -> None:
     registration_id = gateway.register(start_peer(), model)
     values = {"{registration_id}": registration_id, "{id}": model, "{name}": "docs.js"}
+    asked = gateway.call("POST", "/v1/chat/completions", chat_body(model))
+    judge_answer("/v1/chat/completions", "POST", asked)
     for path, method, _told in OPERATIONS:
         if method != "GET" or f"GET {path}" not in REPLIES:
             continue
         real = path
+        if path.startswith("/v1/requests/"):
+            real = f"/v1/requests/{asked.header('X-Request-ID')}"
         for name, value in values.items():
             real = real.replace(name, value)
         answer = gateway.admin("GET", real)
@@ -115,7 +119,6 @@ def test_real_answers_are_documented(gateway: GatewayProcess, start_peer: StartP
     for action in ("probe", "drain", "resume"):
         answer = gateway.admin("POST", f"/admin/servers/{registration_id}/{action}")
         judge_answer(f"/admin/servers/{{registration_id}}/{action}", "POST", answer)
-    judge_answer("/v1/chat/completions", "POST", gateway.call("POST", "/v1/chat/completions", chat_body(model)))
     changed = gateway.admin("PUT", f"/admin/register/{registration_id}", {"description": "new"})
     judge_answer("/admin/register/{registration_id}", "PUT", changed)
 

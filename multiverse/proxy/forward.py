@@ -122,8 +122,6 @@ class Forwarding:
     def _over(self) -> bool:
         return self._client_left or self._ended_by is not None
 
-    # -- the way -------------------------------------------------------------------------------------------------------
-
     async def run(self) -> None:
         """Forward until the client has an answer.
 
@@ -198,6 +196,7 @@ class Forwarding:
         """One attempt; None when the client has its answer."""
         server = attempt.server
         self._tried.append(server)
+        self._call.story.tried(self._proxy.clock.monotonic(), server.registration_id)
         self._answer.held_for_json = False
         self._record.registration_id = server.registration_id
         relay = self._relay(server)
@@ -211,10 +210,9 @@ class Forwarding:
         except Refused as refused:
             verdict = refused.verdict
         except TransportError as failure:
+            verdict = broken_stream_verdict(failure) if relay.committed else failure_verdict(failure)
             if self._answer.finished:
                 verdict = None  # Broke after the client had its whole answer: nobody's loss.
-            else:
-                verdict = broken_stream_verdict(failure) if relay.committed else failure_verdict(failure)
         finally:
             patience.cancel()
             self._exchange = None
@@ -294,6 +292,7 @@ class Forwarding:
             server.note_model_missing()
         if verdict.key_refused:
             server.note_reason(verdict.reason)
+        self._call.story.failed(self._proxy.clock.monotonic(), verdict.error.code, verdict.reason)
         fields = {"request_id": self._call.request_id, "server": server.registration_id, "reason": verdict.reason}
         LOG.info("attempt failed", extra={"fields": fields})
         if attempt.end(verdict.blame, verdict.reason):
@@ -326,8 +325,8 @@ class Forwarding:
     def _settle(self, blame: Blame, reason: str) -> None:
         """End the attempt and write the usage row, once, whichever way the request ends."""
         if self._attempt is not None and self._attempt.end(blame, reason):
-            fields = {"server": self._attempt.server.registration_id, "reason": reason}
-            LOG.warning("server ejected", extra={"fields": fields})
+            server_id = self._attempt.server.registration_id
+            LOG.warning("server ejected", extra={"fields": {"server": server_id, "reason": reason}})
         if self._record.settled:
             return
         self._record.settled = True

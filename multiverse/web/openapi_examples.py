@@ -116,6 +116,40 @@ STATS: Mapping[str, Any] = MappingProxyType(
     }
 )
 
+STORY: Mapping[str, Any] = MappingProxyType(
+    {
+        "request_id": "req-0b3b7b1daafb126d0530ba3e",
+        "started_at": "2026-11-23T09:14:16.517Z",
+        "key_name": "client-1",
+        "route": "/v1/chat/completions",
+        "model": "llama-2-7b",
+        "stream": True,
+        "outcome": "ok",
+        "status": 200,
+        "attempts": 2,
+        "queue_ms": 0.0,
+        "first_token_ms": 182.4,
+        "total_ms": 2914.0,
+        "prompt_tokens": 12,
+        "completion_tokens": 80,
+        "tokens_estimated": False,
+        "overhead_ms": 0.3,
+        "events": [
+            {"event": "admitted", "at_ms": 0.0},
+            {"event": "tried", "at_ms": 0.3, "server": "5d1f1a0e-4f0b-4bb0-9f0e-1f6f4f0f3c11"},
+            {
+                "event": "failed",
+                "at_ms": 1.9,
+                "server": "5d1f1a0e-4f0b-4bb0-9f0e-1f6f4f0f3c11",
+                "code": "server_error",
+            },
+            {"event": "tried", "at_ms": 2.0, "server": "c6f1edb3-49a2-4cc7-a3ee-0c88e39f3ef3"},
+            {"event": "first_token", "at_ms": 182.4},
+            {"event": "ended", "at_ms": 2914.0, "outcome": "ok", "status": 200},
+        ],
+    }
+)
+
 MESSAGES: list[dict[str, str]] = [{"role": "user", "content": "Hello!"}]
 REQUESTS: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
@@ -167,6 +201,8 @@ REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
                 {**HEALTH, "status": "unhealthy", "database": "unhealthy", "reason": "the database is locked"},
             ),
         ),
+        "GET /metrics": ((200, "Prometheus' text format.", "text/plain", None),),
+        "GET /v1/requests/{id}": ((200, "The story.", JSON, {**STORY}),),
         "GET /docs": ((200, "A page.", PAGE, None),),
         "GET /redoc": ((200, "A page.", PAGE, None),),
         "GET /docs/{name}": ((200, "The file.", "text/javascript text/css text/plain", None),),

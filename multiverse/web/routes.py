@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from multiverse.web.handlers import admin, api_docs, inference, system
+from multiverse.web.handlers import admin, api_docs, diagnosis, inference, system
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.schemas import (
     CallSchema,
@@ -98,6 +98,14 @@ ROUTES: tuple[Route, ...] = (
         methods={"GET": "The API described, for programs (OpenAPI 3.1)."},
     ),
     Route(
+        shown="/metrics",
+        pattern="/metrics",
+        handler=diagnosis.MetricsHandler,
+        access="anyone",
+        methods={"GET": "Numbers for Prometheus; METRICS_TOKEN as bearer where it is set."},
+        answers_while_draining=True,
+    ),
+    Route(
         shown="/admin/register",
         pattern="/admin/register",
         handler=admin.RegisterHandler,
@@ -180,6 +188,13 @@ ROUTES: tuple[Route, ...] = (
         handler=inference.ModelHandler,
         access="client",
         methods={"GET": "One model; slashes in its id may be raw or %2F."},
+    ),
+    Route(
+        shown="/v1/requests/{id}",
+        pattern="/v1/requests/([A-Za-z0-9._+/=-]{1,200})",
+        handler=diagnosis.StoryHandler,
+        access="client",
+        methods={"GET": "What happened to a request, in order; one's own, or the admin's to read."},
     ),
     _forwarded("/v1/chat/completions", "Create a chat completion, plain or as a stream of events."),
     _forwarded("/v1/completions", "Create a text completion, plain or as a stream of events."),
