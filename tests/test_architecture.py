@@ -30,7 +30,7 @@ LAYERS = (
     "proxy",
     "gateway",
     "web",
-    "__main__ cli cli_client cli_options cli_output cli_servers",
+    "__main__ cli cli_client cli_options cli_output cli_servers cli_transfer doctor upkeep",
 )
 # The modules of the command line are one room.
 COMMAND_LINE = LAYERS[-1].split()
@@ -58,7 +58,7 @@ HOMES = {
     "environs": "config",
     "dotenv": "config",
     "pythonjsonlogger": "log_lines",
-    "click": "cli cli_options cli_output cli_servers",
+    "click": "cli cli_options cli_output cli_servers cli_transfer upkeep",
     "http.client": "cli_client",
     "ssl": "cli_client transport.dialling transport.connection",
 }

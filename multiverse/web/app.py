@@ -30,6 +30,7 @@ from multiverse.web.handlers.base import NotFoundHandler
 from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
 from multiverse.web.openapi import document_bytes
 from multiverse.web.routes import ROUTES, Route
+from multiverse.web.seeding import read_servers_file, seed
 
 LOG = logging.getLogger(__name__)
 
@@ -137,6 +138,7 @@ async def _serve(config: Config, logs: Logs) -> int:
     stop, hurry = asyncio.Event(), asyncio.Event()
     _on_signal(signal.SIGTERM, stop.set)  # A PaaS may send it more than once, and still means "take your time".
     _on_signal(signal.SIGINT, lambda: hurry.set() if stop.is_set() else stop.set())
+    entries = read_servers_file(config.servers_file) if config.servers_file else []
     sockets = _bind(config)
     try:
         async with Gateway(config, on_secret=logs.redact) as gateway:
@@ -146,9 +148,11 @@ async def _serve(config: Config, logs: Logs) -> int:
             shown = f"[{host}]" if ":" in host else host
             LOG.info("multiverse %s listening on http://%s:%d", __version__, shown, port)
             gateway.watch_servers()
+            seeding = asyncio.create_task(seed(gateway, entries))
             if config.reload:
                 tornado.autoreload.start()
             await stop.wait()
+            seeding.cancel()
             await gateway.drain(hurry)
             server.stop()
             await server.wait_until_idle(LAST_ANSWERS_SECONDS)
