@@ -14,9 +14,11 @@ from types import TracebackType
 
 from multiverse.clock import Clock
 from multiverse.config import Config
+from multiverse.log_memory import LogMemory
 from multiverse.loop_watch import LoopWatch
 from multiverse.people.keys import Keys
 from multiverse.people.limits import RateLimit
+from multiverse.people.sessions import Sessions
 from multiverse.people.usage import Usage, UsageRecord
 from multiverse.proxy.forward import ForwardSettings, Proxy
 from multiverse.proxy.queue import Queue
@@ -36,14 +38,25 @@ from multiverse.transport.http import StreamingHTTPClient
 LOG = logging.getLogger(__name__)
 
 WRONG_KEYS_PER_MINUTE = 50
+WRONG_SIGN_INS_PER_MINUTE = 10
+SESSION_IDLE_SECONDS = 12 * 3600.0
 AUTO_DEREGISTER_LOOKS_SECONDS = 60.0
 DRAIN_LOOKS_SECONDS = 0.05
 
 
 class Gateway:
-    """Everything that runs, for as long as the context lasts. `on_secret` is told every key that logs must not show."""
+    """Everything that runs, for as long as the context lasts.
 
-    def __init__(self, config: Config, *, on_secret: Callable[[str], None] | None = None) -> None:
+    `on_secret` is told every key that logs must not show; `log_memory` has the latest log records.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        on_secret: Callable[[str], None] | None = None,
+        log_memory: LogMemory | None = None,
+    ) -> None:
         self.config = config
         self.clock = Clock()
         self.gateway_id = secrets.token_hex(8)
@@ -52,12 +65,15 @@ class Gateway:
         self.keys = Keys(admin_key=config.admin_api_key, client_keys=config.client_api_keys)
         self.request_limit = self._request_limit()
         self.wrong_key_limit = RateLimit(limit=WRONG_KEYS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
+        self.sign_in_limit = RateLimit(limit=WRONG_SIGN_INS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
+        self.sessions = Sessions(keys=self.keys, clock=self.clock, idle_seconds=SESSION_IDLE_SECONDS)
         self.store = Store(config.database_path)
         self.registry = Registry(least_busy=config.load_balancing == "least_busy")
         self.stories = Stories(clock=self.clock)
         self.numbers = RequestNumbers(is_registered=self.registry.knows)
         self.usage = Usage(store=self.store, on_end=self._on_request_end)
         self.loop_watch = LoopWatch(clock=self.clock)
+        self.log_memory = log_memory or LogMemory(lambda record: {})
         self._on_secret = on_secret or (lambda secret: None)
 
     def _on_request_end(self, record: UsageRecord) -> None:

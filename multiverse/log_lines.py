@@ -35,6 +35,19 @@ def _exception_text(record: logging.LogRecord) -> str:
     return "\n".join(part.rstrip("\n") for part in parts if part)
 
 
+def record_document(record: logging.LogRecord, redactor: Redactor) -> dict[str, Any]:
+    """A record in plain values, for those who look at it in the browser; redacted, with control characters escaped."""
+    exception = _exception_text(record)
+    return {
+        "timestamp": _timestamp(record),
+        "level": record.levelname,
+        "component": escape_controls(record.name),
+        "message": escape_controls(redactor.redact(record.getMessage())),
+        "fields": redactor.redact_value("", record.__dict__["fields"]),
+        "exception": redactor.redact(exception) if exception else None,
+    }
+
+
 class TextLines(logging.Formatter):
     """`2026-01-31T12:00:00.123Z INFO     multiverse.proxy  message key=value key="with space"`, for people."""
 

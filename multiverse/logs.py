@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import logging.handlers
-import math
 import queue
 import sys
 import threading
@@ -20,7 +19,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from multiverse.config import Config, ConfigError
-from multiverse.log_lines import JSONLines, TextLines
+from multiverse.log_copies import message_of, plain_copy
+from multiverse.log_lines import JSONLines, TextLines, record_document
+from multiverse.log_memory import LogMemory
 from multiverse.redaction import Redactor, escape_controls
 
 QUEUE_LIMIT = 8_192
@@ -31,7 +32,6 @@ BATCH_RECORDS = 1_024
 BLOCK_BYTES = 65_536
 # A rotated file ends with a whole block: small files want smaller ones.
 BLOCKS_IN_A_FILE = 10
-SNAPSHOT_DEPTH = 4
 OWN_LOGGERS = ("multiverse", "tornado", "asyncio")
 # Tornado writes a line of its own per request, query string included; the gateway writes a better one.
 SILENCED_LOGGER = "tornado.access"
@@ -49,16 +49,18 @@ def open_logs(config: Config, *, queue_limit: int = QUEUE_LIMIT) -> Logs:
     outputs = _open_outputs(config, failures)
     formatter = JSONLines(redactor) if config.log_format == "json" else TextLines(redactor)
     intake = _Intake(queue_limit, failures)
+    memory = LogMemory(lambda record: record_document(record, redactor))
     block_bytes = min(BLOCK_BYTES, config.log_max_bytes // BLOCKS_IN_A_FILE)
-    writer = _Writer(intake, formatter, outputs, failures, block_bytes)
+    writer = _Writer(intake, formatter, outputs, failures, block_bytes, memory)
     writer.start()
-    return Logs(intake, writer, redactor, config.log_level)
+    return Logs(intake, writer, redactor, memory, config.log_level)
 
 
 class Logs:
     """Logging while it is open; made by `open_logs`, ended by `close`, which puts the loggers back as they were."""
 
-    def __init__(self, intake: _Intake, writer: _Writer, redactor: Redactor, level: str) -> None:
+    def __init__(self, intake: _Intake, writer: _Writer, redactor: Redactor, memory: LogMemory, level: str) -> None:
+        self.memory = memory
         self._intake = intake
         self._writer = writer
         self._redactor = redactor
@@ -120,7 +122,7 @@ class _Intake(logging.handlers.QueueHandler):
         """A copy that holds on to nothing of the caller's: no arguments, no frames, no mutable fields."""
         snapshot = logging.LogRecord.__new__(logging.LogRecord)  # copy.copy() takes five times as long
         snapshot.__dict__.update(record.__dict__)
-        snapshot.msg = _message(record)
+        snapshot.msg = message_of(record)
         snapshot.args = None
         snapshot.exc_info = None
         if record.exc_info:
@@ -130,7 +132,7 @@ class _Intake(logging.handlers.QueueHandler):
             # source lines: that is disk.
             snapshot.__dict__["traceback"] = traceback.TracebackException(*record.exc_info, lookup_lines=False)
         fields = record.__dict__.get("fields")
-        snapshot.__dict__["fields"] = _snapshot(fields, SNAPSHOT_DEPTH) if isinstance(fields, Mapping) else {}
+        snapshot.__dict__["fields"] = plain_copy(fields) if isinstance(fields, Mapping) else {}
         return snapshot
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -156,35 +158,6 @@ class _Intake(logging.handlers.QueueHandler):
         self._failures.report()
 
 
-def _message(record: logging.LogRecord) -> str:
-    try:
-        return record.getMessage()
-    except Exception:  # a wrong number of arguments, or one whose __str__ raises; the caller must not pay for it
-        return f"{record.msg} (the arguments do not fit)"
-
-
-def _snapshot(value: object, depth: int) -> Any:
-    """`value` in plain types that JSON knows; what is something else becomes its text as of now."""
-    if value is None or type(value) is str or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return int(value) if value.bit_length() < 64 else hex(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(value)
-    if depth and isinstance(value, Mapping):
-        return {_text(key): _snapshot(inner, depth - 1) for key, inner in value.items()}
-    if depth and isinstance(value, list | tuple | set | frozenset):
-        return [_snapshot(inner, depth - 1) for inner in value]
-    return _text(value)
-
-
-def _text(value: object) -> str:
-    try:
-        return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-    except Exception:  # a broken __str__ costs its own value, not the record
-        return f"<{type(value).__name__}>"
-
-
 class _Writer:
     """The thread that makes lines of records and writes them, a batch at a time: each record is formatted once for all
     outputs, and the loop is not disturbed by a thread that wakes up for every line.
@@ -197,7 +170,9 @@ class _Writer:
         outputs: list[logging.Handler],
         failures: _Failures,
         block_bytes: int,
+        memory: LogMemory,
     ) -> None:
+        self._memory = memory
         self._intake = intake
         self._formatter = formatter
         self._outputs = outputs
@@ -225,10 +200,12 @@ class _Writer:
                 self._failures.report()
 
     def _write(self, records: list[logging.LogRecord]) -> None:
-        lines = [line for record in records if (line := self._line(record)) is not None]
+        self._write_lines([line for record in records if (line := self._line(record)) is not None])
         dropped = self._intake.take_dropped()
         if dropped:
-            lines.append(self._formatter.format(_dropped_record(dropped)))
+            self._write_lines([self._formatter.format(_dropped_record(dropped))])
+
+    def _write_lines(self, lines: list[str]) -> None:
         for block in _blocks(lines, self._block_bytes):
             written = logging.makeLogRecord({"line": block})
             for output in self._outputs:
@@ -236,6 +213,7 @@ class _Writer:
 
     def _line(self, record: logging.LogRecord) -> str | None:
         try:
+            self._memory.add(record)
             return self._formatter.format(record)
         except Exception:
             self._failures.report()
@@ -252,13 +230,10 @@ class _Writer:
         self._thread = None
         if not thread.is_alive():
             for output in self._outputs:
-                self._close(output)
-
-    def _close(self, output: logging.Handler) -> None:
-        try:
-            output.close()
-        except OSError:  # the disk is still full
-            self._failures.report()
+                try:
+                    output.close()
+                except OSError:  # the disk is still full
+                    self._failures.report()
 
 
 def _blocks(lines: list[str], block_bytes: int) -> Iterator[str]:

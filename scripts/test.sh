@@ -1,9 +1,17 @@
 #!/bin/sh
-# Everything that must pass before a change goes in: ruff, mypy, the suite with its real llama.cpp server. Sets itself
-# up on a machine with nothing but Python 3.11 or newer. With arguments only pytest runs, with them: test.sh -k stream
+# Everything that must pass before a change goes in: ruff, mypy, the suite with its real llama.cpp server and its real
+# browser. Sets itself up on a machine with nothing but Python 3.11 or newer. With arguments only pytest runs, with
+# them: test.sh -k stream
 set -eu
 cd "$(dirname "$0")/.."
 command -v curl >/dev/null 2>&1 || scripts/install_packages.sh curl
+has_browser() {
+    for name in chromium chromium-browser google-chrome-stable google-chrome; do
+        if command -v "$name" >/dev/null 2>&1; then return 0; fi
+    done
+    return 1
+}
+has_browser || scripts/install_packages.sh chromium chromium-driver
 scripts/make_venv.sh dev
 
 first_failure=0
@@ -32,7 +40,7 @@ if [ "$#" -eq 0 ]; then
     # What depends on the server towards clients, once more on Tornado's.
     step 'on tornado' .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --http-server=tornado \
         tests/test_errors.py tests/test_request_bodies.py tests/test_client_leaves.py tests/test_streaming.py \
-        tests/test_security.py
+        tests/test_security.py tests/test_sessions.py
 else
     step 'pytest' .venv/bin/python -m pytest "$@"
 fi

@@ -1,7 +1,7 @@
 """Re-creates the vendored files from the npm registry, as scripts/vendored.json lists them, and checks their sums.
 
-`scripts/vendor_assets.py` fetches and writes; `--check` only compares what is there with the list; `--update` writes
-the sums of what was fetched into the list, for a new version. Needs npm, except for `--check`.
+Without an option it fetches and writes; `--check` only compares what is there with the list; `--update` writes the sums
+of what was fetched into the list, for a new version. Needs npm, except for `--check`.
 """
 
 from __future__ import annotations

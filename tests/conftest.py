@@ -15,7 +15,9 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.browser import DESKTOP, Visitor, chromium
 from tests.checker import assert_good_end, assert_quiet, before
 from tests.operations import Script
 from tests.peers import PeerLoop, ScriptedPeer
@@ -23,6 +25,7 @@ from tests.processes import DEBUG_LOOP, HTTP_SERVER, GatewayProcess
 
 StartPeer = Callable[..., ScriptedPeer]
 StartGateway = Callable[..., GatewayProcess]
+Visit = Callable[..., Visitor]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -180,6 +183,35 @@ def start_gateway(
             return gateway
 
         yield start
+
+
+# -- browsers
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium. Not for longer than a module: while it lives, Playwright has an event loop running."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Somebody with a browser: `visit(gateway)`, signed in with `signed_in=True`; faults of the pages fail the test."""
+    visitors: list[Visitor] = []
+
+    def start(gateway: GatewayProcess, *, signed_in: bool = False, **options: object) -> Visitor:
+        context = browser.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
+        visitors.append(Visitor(context, gateway))
+        if signed_in:
+            visitors[-1].sign_in()
+        return visitors[-1]
+
+    yield start
+    faults = [fault for visitor in visitors for fault in visitor.unexpected_faults()]
+    for visitor in visitors:
+        visitor.context.close()
+    assert not faults, "no page may do this:\n" + "\n".join(faults)
 
 
 # -- the checker

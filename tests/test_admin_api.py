@@ -77,7 +77,7 @@ def test_every_field_comes_back(gateway: GatewayProcess, register: Register, pee
     assert record["last_checked_at"]
     assert record["created_at"] == record["updated_at"]
     again = gateway.server(record["registration_id"])
-    assert set(again) == RECORD | {"recent_probes", "uptime_percent"}
+    assert set(again) == RECORD | {"recent_probes", "uptime_percent", "recent_failures"}
     assert {name: again[name] for name in RECORD} == {name: record[name] for name in RECORD}
     assert listed(gateway, model) == [{name: record[name] for name in RECORD}]
 

@@ -37,7 +37,14 @@ CHANGED = {
     "context_length": 1,
     "max_concurrency": None,
 }
-MOVES_BY_ITSELF = {"updated_at", "response_time_ms", "last_checked_at", "recent_probes", "uptime_percent"}
+MOVES_BY_ITSELF = {
+    "updated_at",
+    "response_time_ms",
+    "last_checked_at",
+    "recent_probes",
+    "uptime_percent",
+    "recent_failures",
+}
 
 
 def update(gateway: GatewayProcess, registration_id: str, **changes: Any) -> Response:

@@ -23,7 +23,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 # Lowest first. A module may import from its own room and from lower layers; rooms of one layer do not know each other.
 LAYERS = (
     "clock errors redaction settings ticking",
-    "config log_lines loop_watch",
+    "config log_copies log_lines log_memory loop_watch",
     "logs",
     "storage transport",
     "people servers",
@@ -40,6 +40,8 @@ HOMES = {
     "tornado.web": "web",
     "tornado.httpserver": "web",
     "tornado.netutil": "web",
+    "tornado.template": "web.look",
+    "tornado.version": "web.handlers.insight",
     "tornado.autoreload": "web",
     "tornado.iostream": "web",
     "tornado.httpclient": "transport",

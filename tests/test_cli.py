@@ -54,7 +54,10 @@ COMMANDS = [
     ["backup"],
     ["restore"],
     ["doctor"],
-    *(["servers", name] for name in ("list", "show", "add", "update", "remove", "probe", "drain", "resume", "export", "import")),
+    *(
+        ["servers", name]
+        for name in ("list", "show", "add", "update", "remove", "probe", "drain", "resume", "export", "import")
+    ),
 ]
 
 

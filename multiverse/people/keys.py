@@ -38,7 +38,16 @@ class Keys:
 
     def identify(self, key: str) -> Caller | None:
         """The caller with this key; None when nobody has it."""
-        return self._callers.get(_digest(key))
+        return self.identify_digest(_digest(key))
+
+    def identify_digest(self, digest: bytes) -> Caller | None:
+        """The caller whose key has this digest."""
+        return self._callers.get(digest)
+
+    @staticmethod
+    def digest(key: str) -> bytes:
+        """What is kept of a key in its place."""
+        return _digest(key)
 
 
 def _digest(key: str) -> bytes:

@@ -28,6 +28,7 @@ from multiverse.transport.failures import AddressRefused, NameNotResolved
 LOG = logging.getLogger(__name__)
 
 ASKS_THE_SERVER_AGAIN = frozenset({"endpoint", "api_key", "served_model_name"})
+MOST_MODELS_TOLD = 500
 NAMES_OF_THE_MODEL = ("model_name", "served_model_name")
 
 
@@ -129,6 +130,18 @@ class RegistrationService:
             self._health.apply(server, result)
         else:
             server.next_probe_seconds = self._clock.monotonic()
+
+    async def look(self, fields: dict[str, Any]) -> tuple[str, ProbeResult, list[str]]:
+        """Probe an address that is not registered (yet): its normal form, what was found, and the models it lists.
+
+        Nothing is stored and nothing counted. Raises InvalidRequest for an address that is malformed or not permitted.
+        """
+        endpoint = await self._permitted_endpoint(fields["endpoint_url"])
+        if fields.get("api_key") is not None:
+            self._on_secret(fields["api_key"])
+        asked = self._candidate(endpoint, {"model_name": "unregistered", "api_key": fields.get("api_key")})
+        result = await self._prober.probe(asked)
+        return endpoint.url, result, sorted(result.model_names or ())[:MOST_MODELS_TOLD]
 
     async def _permitted_endpoint(self, endpoint_url: str) -> Endpoint:
         endpoint = parse_endpoint(endpoint_url)

@@ -28,6 +28,56 @@ USAGE_TOTALS: Final = """
       FROM usage
 """
 
+# A minute is the first 16 characters of an ISO 8601 text in UTC; the index on started_at bounds what is read.
+USAGE_MINUTES: Final = """
+    SELECT substr(started_at, 1, 16) AS minute,
+           count(*) AS total,
+           count(*) FILTER (WHERE outcome IN ('failed', 'rejected')) AS failed,
+           round(avg(first_token_ms), 1) AS first_token_ms
+      FROM usage
+     WHERE started_at >= :since
+     GROUP BY minute
+     ORDER BY minute
+"""
+
+USAGE_SINCE: Final = """
+    SELECT count(*) AS total,
+           count(*) FILTER (WHERE outcome IN ('failed', 'rejected')) AS failed,
+           CAST(total(prompt_tokens) AS INTEGER) AS prompt_tokens,
+           CAST(total(completion_tokens) AS INTEGER) AS completion_tokens
+      FROM usage
+     WHERE started_at >= :since
+"""
+
+# Tokens per second count from the first token on: before it, the prompt is read.
+USAGE_BY_MODEL: Final = """
+    SELECT model_name,
+           count(*) AS total,
+           count(*) FILTER (WHERE outcome IN ('failed', 'rejected')) AS failed,
+           CAST(total(completion_tokens) AS INTEGER) AS completion_tokens,
+           round(avg(first_token_ms), 1) AS first_token_ms,
+           round(total(completion_tokens) FILTER (WHERE outcome = 'ok' AND stream AND total_ms > first_token_ms)
+               / nullif(total(total_ms - first_token_ms)
+                   FILTER (WHERE outcome = 'ok' AND stream AND total_ms > first_token_ms) / 1000, 0), 1)
+               AS tokens_per_second
+      FROM usage
+     WHERE started_at >= :since
+     GROUP BY model_name
+"""
+
+FAILED_REQUESTS: Final = """
+    SELECT started_at, request_id, route, outcome, status, attempts, total_ms
+      FROM usage
+     WHERE registration_id = :registration_id AND outcome = 'failed' AND started_at >= :since
+     ORDER BY id DESC LIMIT :limit
+"""
+
+COUNT_ROWS: Final = """
+    SELECT (SELECT count(*) FROM servers) AS servers,
+           (SELECT count(*) FROM health_checks) AS probes,
+           (SELECT count(*) FROM usage) AS usage
+"""
+
 
 def _parameters(columns: Iterable[str]) -> str:
     return ", ".join(f":{column}" for column in columns)

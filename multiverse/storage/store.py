@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from multiverse.clock import Clock
 from multiverse.errors import StoreFailed
+from multiverse.storage import statements
 from multiverse.storage.backlog import Backlog
 from multiverse.storage.database import what_is_wrong
 from multiverse.storage.rows import (
@@ -138,6 +139,37 @@ class Store:
         """
         mark = self._backlog.mark()
         return await self._answer(lambda _wait_seconds: self._writer.usage_totals(mark))
+
+    async def usage_minutes(self, since: str) -> list[dict[str, Any]]:
+        """Per minute since that moment (UTC, ISO 8601), oldest first: `minute` (its first 16 characters), `total`,
+        `failed`, `first_token_ms` (mean). Minutes without a request have no row.
+        """
+        return await self._select(statements.USAGE_MINUTES, {"since": since})
+
+    async def usage_since(self, since: str) -> dict[str, int]:
+        """Since that moment: requests `total`, `failed`, and the sums `prompt_tokens`, `completion_tokens`."""
+        (totals,) = await self._select(statements.USAGE_SINCE, {"since": since})
+        return totals
+
+    async def usage_by_model(self, since: str) -> list[dict[str, Any]]:
+        """Per model since that moment: `total`, `failed`, `completion_tokens`, means of `first_token_ms` and
+        `tokens_per_second` (whole streams only; None where there was none).
+        """
+        return await self._select(statements.USAGE_BY_MODEL, {"since": since})
+
+    async def failed_requests(self, registration_id: str, since: str, limit: int) -> list[dict[str, Any]]:
+        """The latest requests since that moment whose last attempt on this server failed, newest first."""
+        values = {"registration_id": registration_id, "since": since, "limit": limit}
+        return await self._select(statements.FAILED_REQUESTS, values)
+
+    async def row_counts(self) -> dict[str, int]:
+        """Rows of `servers`, `probes` and `usage`, and `size_bytes` on the disk."""
+        (counts,) = await self._select(statements.COUNT_ROWS, {})
+        return {**counts, "size_bytes": await self._answer(lambda _wait_seconds: self._writer.size_bytes())}
+
+    async def _select(self, sql: str, parameters: dict[str, object]) -> list[dict[str, Any]]:
+        mark = self._backlog.mark()
+        return await self._answer(lambda _wait_seconds: self._writer.select(sql, parameters, mark))
 
     def queue_probe(self, row: Mapping[str, Any]) -> None:
         """A row for `health_checks`; dropped in silence if its server is not registered when it is written."""

@@ -132,6 +132,16 @@ class Writer:
         (totals,) = self._database.query(statements.USAGE_TOTALS)
         return totals
 
+    def select(self, sql: str, parameters: dict[str, object], mark: int) -> list[Row]:
+        """The rows of one of statements.py's queries, what still waits included."""
+        self.try_to_write_backlog(mark)
+        return list(self._database.query(sql, parameters))
+
+    def size_bytes(self) -> int:
+        """What the database takes on the disk, with its write-ahead log."""
+        files = (self._path, self._path.with_name(f"{self._path.name}-wal"))
+        return sum(os.stat(path).st_size for path in files if path.exists())
+
     def check(self, mark: int, wait_seconds: float) -> str | None:
         """None if the database can be written now, else why not."""
         try:

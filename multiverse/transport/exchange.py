@@ -25,6 +25,8 @@ from multiverse.transport.failures import (
 )
 from multiverse.transport.messages import ResponseHead, ServerRequest, ServerResponse
 
+SECOND_LOOK_SECONDS = 0.001
+
 
 class Exchange(asyncio.Future[HTTPResponse]):
     """A future of the `ServerResponse`, or of the failure.
@@ -52,6 +54,7 @@ class Exchange(asyncio.Future[HTTPResponse]):
         self._collected: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_moment = math.inf
+        self._looked_again = False
 
     # -- towards the answer --------------------------------------------------------------------------------------------
 
@@ -201,10 +204,22 @@ class Exchange(asyncio.Future[HTTPResponse]):
     def _on_timer(self) -> None:
         self._timer, self._timer_moment = None, math.inf
         moment, failure = self._nearest_deadline()
-        if moment <= self.loop.time():
-            self.fail(failure())
-        else:
+        if moment > self.loop.time():
+            self._looked_again = False
             self._arm_timer()
+        elif self._may_have_stood_still():
+            self._looked_again = True
+            self._timer = self.loop.call_later(SECOND_LOOK_SECONDS, self._on_timer)
+        else:
+            self.fail(failure())
+
+    def _may_have_stood_still(self) -> bool:
+        """Whether something waits to be read that may have come in time, once for each deadline.
+
+        After a standstill of the machine all timers are due, and uvloop calls them before it reads.
+        """
+        connection = self.connection
+        return connection is not None and connection.usable and not self._looked_again and connection.has_unread_bytes()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -24,10 +24,13 @@ from multiverse.errors import StoreFailed
 from multiverse.gateway import Gateway
 from multiverse.logs import Logs, open_logs
 from multiverse.web.dispatch import GatewayApplication
+from multiverse.web.feed import Feed
 from multiverse.web.front.door import ClientLimits, FrontDoor
+from multiverse.web.handlers.admin import counts_document, server_document
 from multiverse.web.handlers.api_docs import ApiDocs
 from multiverse.web.handlers.base import NotFoundHandler
 from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
+from multiverse.web.look import Look
 from multiverse.web.openapi import document_bytes
 from multiverse.web.routes import ROUTES, Route
 from multiverse.web.seeding import read_servers_file, seed
@@ -51,6 +54,14 @@ def make_app(gateway: Gateway) -> tornado.web.Application:
         log_function=lambda handler: None,  # Tornado's own line shows the query; ours is written in people/usage.py.
         api_docs=ApiDocs(lambda: document_bytes(ROUTES)),
         cors_allow_origins=gateway.config.cors_allow_origins,
+        cross_origin_protection=True,
+        look=Look(),
+        feed=Feed(
+            registry=gateway.registry,
+            document=server_document,
+            counts=lambda: counts_document(gateway),
+            last_log_id=lambda: gateway.log_memory.last_id,
+        ),
     )
 
 
@@ -141,7 +152,7 @@ async def _serve(config: Config, logs: Logs) -> int:
     entries = read_servers_file(config.servers_file) if config.servers_file else []
     sockets = _bind(config)
     try:
-        async with Gateway(config, on_secret=logs.redact) as gateway:
+        async with Gateway(config, on_secret=logs.redact, log_memory=logs.memory) as gateway:
             server = make_server(gateway)
             await server.accept_on(sockets)
             host, port = sockets[0].getsockname()[:2]

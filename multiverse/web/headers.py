@@ -27,6 +27,10 @@ class KnownHeaders(HTTPHeaders):
         self._as_list = values
         self._combined_cache = {}
 
+    def get_all(self) -> Iterable[tuple[str, str]]:
+        """All pairs."""
+        return [(name, value) for name, values in self._as_list.items() for value in values]
+
     def get(self, name: str, default: Any = None) -> Any:
         """As every mapping's, which for a name that is missing raises and catches an exception."""
         values = self._as_list.get(usual_spelling(name))

@@ -17,8 +17,19 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 
 from multiverse import __version__, errors
 from multiverse.errors import GatewayError, envelope
+from multiverse.web.handlers.events import EventsHandler
 from multiverse.web.handlers.inference import ForwardHandler
-from multiverse.web.openapi_examples import ERROR_MESSAGES, FIELD_MEANINGS, JSON, REPLIES, REQUESTS, RETRY_AFTER_CODES
+from multiverse.web.handlers.pages import PageHandler
+from multiverse.web.openapi_examples import (
+    ERROR_MESSAGES,
+    EVENTS,
+    FIELD_MEANINGS,
+    JSON,
+    PAGE,
+    REPLIES,
+    REQUESTS,
+    RETRY_AFTER_CODES,
+)
 from multiverse.web.routes import Route
 from multiverse.web.schemas import Schema, limits_of
 
@@ -131,8 +142,14 @@ def _request(route: Route, method: str) -> dict[str, Any]:
 
 def _replies(route: Route, method: str) -> dict[str, Any]:
     """What comes when all is well."""
-    told = REPLIES.get(f"{method} {route.shown}", ((200, "Done.", JSON, None),))
+    told = REPLIES.get(f"{method} {route.shown}", ((200, "Done.", _usual_kind(route), None),))
     return {str(status): _reply(route, text, kinds.split(), example) for status, text, kinds, example in told}
+
+
+def _usual_kind(route: Route) -> str:
+    if issubclass(route.handler, PageHandler):
+        return PAGE
+    return EVENTS if issubclass(route.handler, EventsHandler) else JSON
 
 
 def _reply(route: Route, text: str, kinds: list[str], example: Any) -> dict[str, Any]:

@@ -8,20 +8,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from multiverse.web.handlers import admin, api_docs, diagnosis, inference, system
+from multiverse.web.handlers import (
+    admin,
+    api_docs,
+    diagnosis,
+    events,
+    inference,
+    insight,
+    pages,
+    session,
+    system,
+)
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.schemas import (
     CallSchema,
+    LogQuerySchema,
+    LookSchema,
     ProbesQuerySchema,
     RegisterSchema,
     Schema,
     ServerQuerySchema,
     ServerSchema,
+    SignInSchema,
     UpdateSchema,
 )
 
 Access = Literal["anyone", "client", "admin"]
 
+STATIC_NAME = r"([A-Za-z0-9_-]+(?:[./][A-Za-z0-9_-]+)*)"
 REGISTRATION_ID = "([^/]+)"
 
 
@@ -42,6 +56,11 @@ class Route:
     answers_while_draining: bool = False
 
 
+def _page(path: str, handler: type[pages.PageHandler], summary: str) -> Route:
+    pattern = path.replace("{registration_id}", REGISTRATION_ID)
+    return Route(shown=path, pattern=pattern, handler=handler, access="anyone", methods={"GET": summary})
+
+
 def _forwarded(path: str, summary: str) -> Route:
     return Route(
         shown=path,
@@ -59,7 +78,33 @@ ROUTES: tuple[Route, ...] = (
         pattern="/",
         handler=system.RootHandler,
         access="anyone",
-        methods={"GET": "Where everything is."},
+        methods={"GET": "The dashboard for browsers; where everything is, as JSON, for everybody else."},
+    ),
+    _page("/register", pages.RegisterPage, "The form with which a server is registered."),
+    _page("/servers/{registration_id}", pages.ServerPage, "One server: its probes, its numbers, what to do with it."),
+    _page("/models", pages.ModelsPage, "The models and who offers them."),
+    _page("/playground", pages.PlaygroundPage, "Chat with a model."),
+    _page("/logs", pages.LogsPage, "The latest log records."),
+    _page("/settings", pages.SettingsPage, "The settings the gateway runs with."),
+    _page("/sign-in", pages.SignInPage, "Where a key is given for a session."),
+    Route(
+        shown="/static/{version}/{name}",
+        pattern=f"/static/([0-9a-z]{{1,20}})/{STATIC_NAME}",
+        handler=pages.StaticHandler,
+        access="anyone",
+        methods={"GET": "Scripts and styles of the pages."},
+    ),
+    Route(
+        shown="/session",
+        pattern="/session",
+        handler=session.SessionHandler,
+        access="anyone",
+        methods={
+            "GET": "Who is signed in.",
+            "POST": "Sign in: a key for a session.",
+            "DELETE": "Sign out.",
+        },
+        request_schema=SignInSchema,
     ),
     Route(
         shown="/health",
@@ -174,6 +219,50 @@ ROUTES: tuple[Route, ...] = (
         handler=admin.StatsHandler,
         access="admin",
         methods={"GET": "Counts since the gateway started, and what is under way."},
+    ),
+    Route(
+        shown="/admin/probe",
+        pattern="/admin/probe",
+        handler=insight.LookHandler,
+        access="admin",
+        methods={"POST": "Probe an address that is not registered, and list its models."},
+        request_schema=LookSchema,
+    ),
+    Route(
+        shown="/admin/events",
+        pattern="/admin/events",
+        handler=events.EventsHandler,
+        access="admin",
+        methods={"GET": "A stream of events: what changes, as it changes."},
+    ),
+    Route(
+        shown="/admin/history",
+        pattern="/admin/history",
+        handler=insight.HistoryHandler,
+        access="admin",
+        methods={"GET": "Requests of the last hour by minute, and of today."},
+    ),
+    Route(
+        shown="/admin/models",
+        pattern="/admin/models",
+        handler=insight.ModelNumbersHandler,
+        access="admin",
+        methods={"GET": "Every registered model with its servers and numbers."},
+    ),
+    Route(
+        shown="/admin/logs",
+        pattern="/admin/logs",
+        handler=insight.LogsHandler,
+        access="admin",
+        methods={"GET": "The latest log records, filtered."},
+        query_schema=LogQuerySchema,
+    ),
+    Route(
+        shown="/admin/settings",
+        pattern="/admin/settings",
+        handler=insight.EffectiveSettingsHandler,
+        access="admin",
+        methods={"GET": "The settings the gateway runs with, without secrets; versions, uptime, size of the database."},
     ),
     Route(
         shown="/v1/models",

@@ -18,11 +18,14 @@ from multiverse.errors import InvalidRequest
 
 __all__ = [
     "CallSchema",
+    "LogQuerySchema",
+    "LookSchema",
     "ProbesQuerySchema",
     "RegisterSchema",
     "Schema",
     "ServerQuerySchema",
     "ServerSchema",
+    "SignInSchema",
     "UpdateSchema",
     "limits_of",
     "load",
@@ -145,6 +148,23 @@ class RegisterSchema(UpdateSchema):
     endpoint_url = fields.String(required=True)
 
 
+class LookSchema(Schema):
+    """The body of `POST /admin/probe`."""
+
+    class Meta:
+        unknown = RAISE
+
+    endpoint_url = fields.String(required=True)
+    api_key = Line(
+        longest=500,
+        allowed=PRINTABLE_ASCII,
+        hint="must be 1 to 500 printable ASCII characters without spaces",
+        allow_none=True,
+        load_only=True,
+    )
+    registration_id = Line(longest=64, allow_none=True)
+
+
 class CallSchema(Schema):
     """The fields of a `/v1` body that the gateway itself needs; all others are the server's business."""
 
@@ -153,6 +173,15 @@ class CallSchema(Schema):
 
     model = fields.String(required=True, validate=validate.Length(min=1, max=200))
     stream = StrictBoolean(allow_none=True)
+
+
+class SignInSchema(Schema):
+    """The body of `POST /session`."""
+
+    class Meta:
+        unknown = RAISE
+
+    key = fields.String(required=True, validate=validate.Length(min=1, max=500))
 
 
 CALL_SCHEMA = CallSchema()
@@ -197,6 +226,20 @@ class ProbesQuerySchema(Schema):
         unknown = RAISE
 
     limit = QueryInteger(validate=validate.Range(min=1))
+
+
+class LogQuerySchema(Schema):
+    """The query of `GET /admin/logs`."""
+
+    class Meta:
+        unknown = RAISE
+
+    level = fields.String(validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]))
+    component = fields.String()
+    request_id = fields.String()
+    text = fields.String()
+    after = QueryInteger()
+    limit = QueryInteger(validate=validate.Range(min=1, max=1000))
 
 
 class ServerSchema(Schema):

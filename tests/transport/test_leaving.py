@@ -25,7 +25,7 @@ from tests.transport.asking import Stopwatch, ask, begin, open_sockets, soon
 from tests.transport.conftest import MakeClient
 
 CHUNKED = wire.head(200, [("Transfer-Encoding", "chunked")])
-AT_ONCE_SECONDS = 0.1
+AT_ONCE_SECONDS = 0.5
 
 Leave = Callable[[Exchange], Any]
 LEAVES: dict[str, Leave] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -112,6 +113,40 @@ async def test_every_byte_puts_the_idle_limit_off(client: StreamingHTTPClient, p
     watch = Stopwatch()
     assert (await ask(client, peer, idle_timeout=0.25, first_byte_timeout=0.1, connect_timeout=0.1)).body == b"xxxxx"
     assert watch.seconds > 0.55
+
+
+async def test_what_came_while_the_machine_stood_still_is_no_silence(
+    client: StreamingHTTPClient, peer: ScriptedPeer
+) -> None:
+    first, rest = wire.chunk(b"one "), wire.chunked(b"two")
+    peer.script(CHUNKED + first, Sleep(0.1), rest)
+    exchange = begin(client, peer, idle_timeout=0.3)
+    await soon(lambda: exchange.received, "the body begins")
+    # Suspended, swapped out, or short of CPUs, here while something is read: afterwards everything is due at once.
+    await ask(client, peer, streaming_callback=lambda _data: time.sleep(0.6))
+    assert (await exchange).body == b"one two"
+
+
+async def test_silence_is_silence_after_a_standstill_too(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:
+    peer.script(CHUNKED + wire.chunk(b"one "), Hold())
+    exchange = begin(client, peer, idle_timeout=0.3)
+    await soon(lambda: exchange.received, "the body begins")
+    time.sleep(0.4)
+    with pytest.raises(IdleTimeout):
+        await exchange
+
+
+async def test_a_head_that_dribbles_gains_nothing_from_a_standstill(
+    client: StreamingHTTPClient, peer: ScriptedPeer
+) -> None:
+    peer.always(Send(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2000, 1, pause_seconds=0.001))
+    exchange = begin(client, peer, first_byte_timeout=0.2)
+    await soon(lambda: peer.requests, "the request arrives")
+    time.sleep(0.3)
+    watch = Stopwatch()
+    with pytest.raises(FirstByteTimeout):
+        await exchange
+    assert watch.seconds < TOLERANCE_SECONDS
 
 
 async def test_the_total_limit_holds_however_lively_the_server(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:

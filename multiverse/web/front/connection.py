@@ -267,7 +267,7 @@ class FrontConnection(asyncio.Protocol):
             return future
         self._written_bytes += len(data)
         transport.write(data)
-        return self.room()
+        return self.room() if self.congested else self._door.done
 
     def room(self) -> asyncio.Future[None]:
         """Done when the client has room for more."""

@@ -122,7 +122,11 @@ class FrontExchange(HTTPConnection):
 
     def write(self, chunk: bytes) -> asyncio.Future[None]:
         """Write some of the body. The future is done when the client has room for more."""
-        return self._connection.send(self._framed(chunk)) if chunk else self._connection.room()
+        if not chunk:
+            return self._connection.room()
+        if self._chunked:  # Runs for every event of every stream.
+            return self._connection.send(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        return self._connection.send(self._framed(chunk))
 
     def _framed(self, chunk: bytes) -> bytes:
         if self._chunked:

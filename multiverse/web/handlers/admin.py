@@ -5,8 +5,9 @@ Thin on purpose: schemas judge the input, servers/registration.py does the work,
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from multiverse.clock import iso_from_unix
 from multiverse.servers.server import HEALTHY, UNHEALTHY, UNKNOWN, Server
 from multiverse.web.handlers.base import GatewayHandler, first_values
 from multiverse.web.schemas import (
@@ -18,9 +19,13 @@ from multiverse.web.schemas import (
     load,
 )
 
+if TYPE_CHECKING:
+    from multiverse.gateway import Gateway
+
 REGISTER_SCHEMA, UPDATE_SCHEMA, SERVER_SCHEMA = RegisterSchema(), UpdateSchema(), ServerSchema()
 SERVER_QUERY_SCHEMA, PROBES_QUERY_SCHEMA = ServerQuerySchema(), ProbesQuerySchema()
 DEFAULT_PROBES, MOST_PROBES = 20, 100
+MOST_FAILURES, FAILURES_SINCE_SECONDS = 20, 86_400
 
 
 def server_document(server: Server) -> dict[str, Any]:
@@ -110,8 +115,14 @@ class ServerHandler(GatewayHandler):
                 **server_document(server),
                 "recent_probes": [_probe_document(probe) for probe in probes[:wanted]],
                 "uptime_percent": _uptime_percent(probes),
+                "recent_failures": await self._recent_failures(registration_id),
             }
         )
+
+    async def _recent_failures(self, registration_id: str) -> list[dict[str, Any]]:
+        """The requests that failed here in the last 24 hours, newest first."""
+        since = iso_from_unix(self.gateway.clock.unix_seconds() - FAILURES_SINCE_SECONDS)
+        return await self.gateway.store.failed_requests(registration_id, since, MOST_FAILURES)
 
     async def head(self, registration_id: str) -> None:
         """As GET, without the body."""
@@ -157,26 +168,33 @@ class ResumeHandler(GatewayHandler):
         self.reply_json(server_document(await self.gateway.registrations.set_draining(registration_id, False)))
 
 
+def counts_document(gateway: Gateway) -> dict[str, Any]:
+    """What changes all the time: servers by verdict, models, requests, tokens."""
+    verdicts = [server.health_status for server in gateway.registry.servers]
+    return {
+        "servers": {
+            "total": len(verdicts),
+            **{verdict: verdicts.count(verdict) for verdict in (HEALTHY, UNHEALTHY, UNKNOWN)},
+        },
+        "models": sum(1 for _ in gateway.registry.models()),
+        "requests": {
+            **gateway.usage.requests(),
+            "in_flight_by_key": gateway.usage.in_flight_by_key(),
+            "queued": gateway.queue.length,
+        },
+        "tokens": gateway.usage.tokens(),
+    }
+
+
 class StatsHandler(GatewayHandler):
     """`GET /admin/stats`: counts since the gateway started, and what is under way now."""
 
     def get(self) -> None:
         """The counts."""
         gateway = self.gateway
-        verdicts = [server.health_status for server in gateway.registry.servers]
         self.reply_json(
             {
-                "servers": {
-                    "total": len(verdicts),
-                    **{verdict: verdicts.count(verdict) for verdict in (HEALTHY, UNHEALTHY, UNKNOWN)},
-                },
-                "models": sum(1 for _ in gateway.registry.models()),
-                "requests": {
-                    **gateway.usage.requests(),
-                    "in_flight_by_key": gateway.usage.in_flight_by_key(),
-                    "queued": gateway.queue.length,
-                },
-                "tokens": gateway.usage.tokens(),
+                **counts_document(gateway),
                 "probes": {"total": gateway.health.probes_total, "failed": gateway.health.probes_failed},
                 "store": {"queued": gateway.store.queued, "dropped": gateway.store.dropped},
                 "connections": {"open": len(gateway.transport.connections), "idle": gateway.transport.idle_count},

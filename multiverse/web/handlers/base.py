@@ -38,9 +38,11 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+SESSION_COOKIE = "multiverse_session"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 JSON_TYPE = re.compile(r"application/(?:json|[a-z0-9.+-]+\+json)", re.IGNORECASE)
 EXPOSED_HEADERS = "X-Request-ID, X-Gateway-Server-ID, X-Gateway-Attempts, Retry-After, X-Should-Retry"
+TO_ANY_ORIGIN = {"Access-Control-Expose-Headers": EXPOSED_HEADERS, "Access-Control-Allow-Origin": "*"}
 
 
 class GatewayHandler(StagedHandler):
@@ -71,14 +73,21 @@ class GatewayHandler(StagedHandler):
         origins = self.application.settings["cors_allow_origins"]
         if not origins or not self.request.path.startswith("/v1/"):
             return
-        self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
         if "*" in origins:
-            self.set_header("Access-Control-Allow-Origin", "*")
+            self.set_headers(TO_ANY_ORIGIN)
             return
+        self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
         self.set_header("Vary", "Origin")
         origin = self.request.headers.get("Origin")
         if origin is not None and origin in origins:
             self.set_header("Access-Control-Allow-Origin", origin)
+
+    def check_trusted_origin(self, origin: str) -> bool:
+        """`/v1` may be called by other sites' pages, but never in a session; all else by our own pages alone.
+
+        Called by Tornado (`cross_origin_protection`) for methods that change something.
+        """
+        return self.request.path.startswith("/v1/")
 
     # -- before the body -----------------------------------------------------------------------------------------------
 
@@ -143,7 +152,7 @@ class GatewayHandler(StagedHandler):
     def _identify(self) -> Caller:
         access = self.route.access
         key = self._presented_key()
-        caller = self.gateway.keys.identify(key) if key else None
+        caller = self.gateway.keys.identify(key) if key else self._signed_in()
         if access == "admin":
             if caller is None:
                 raise self._wrong_key(counts=bool(key))
@@ -152,6 +161,17 @@ class GatewayHandler(StagedHandler):
         elif access == "client" and self.gateway.config.require_client_api_key and caller is None:
             raise self._wrong_key(counts=bool(key))
         return caller or NOBODY
+
+    def session_id(self) -> str:
+        """The session that the browser claims to be in; empty for none, and for requests of other sites' pages."""
+        cookie = self.request.headers.get("Cookie") and self.request.cookies.get(SESSION_COOKIE)
+        if not cookie or self._check_cross_origin(lambda origin: False) is not None:
+            return ""
+        return cookie.value
+
+    def _signed_in(self) -> Caller | None:
+        session_id = self.session_id()
+        return self.gateway.sessions.caller(session_id) if session_id else None
 
     def _presented_key(self) -> str:
         headers = self.request.headers
@@ -236,6 +256,8 @@ class GatewayHandler(StagedHandler):
         self.finish()
 
     def _translated(self, status_code: int, error: BaseException | None) -> GatewayError:
+        if status_code == 403:
+            return PermissionDenied("This request comes from a page of another site, which may not do this.")
         if status_code == 404:
             return _no_such_route()
         if status_code == 405:

@@ -16,7 +16,10 @@ from multiverse.web.handlers.base import GatewayHandler
 
 
 class Wire(Protocol):
-    """What a request's connection tells beyond Tornado's `HTTPConnection`."""
+    """What a request's connection offers: Tornado's `write`, and what it tells beyond Tornado's `HTTPConnection`."""
+
+    def write(self, chunk: bytes) -> asyncio.Future[None]:
+        """Write some of the body, once the head is out. The future is done when the client has room for more."""
 
     @property
     def closed(self) -> bool:
@@ -42,20 +45,25 @@ class HandlerReply:
         self._wire = cast(Wire, handler.request.connection)
         self._write_timeout_seconds = write_timeout_seconds
         self._watching = False
+        self._head_is_out = False
 
     def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Status and headers; they go out with the first bytes."""
         self._handler.set_status(status)
-        for name, value in headers.items():
-            self._handler.set_header(name, value)
+        self._handler.set_headers(headers)
 
     def write(self, data: bytes) -> Awaitable[None] | None:
         """Send now; an awaitable while the client does not keep up."""
-        if self._wire.closed:
+        wire = self._wire
+        if wire.closed:
             return None
-        self._handler.write(data)
-        flushed = self._handler.flush()
-        if not self._wire.congested:
+        if self._head_is_out:
+            flushed = wire.write(data)
+        else:
+            self._head_is_out = True
+            self._handler.write(data)
+            flushed = self._handler.flush()
+        if not wire.congested:
             return None
         self._watch()
         return _quietly(flushed)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from multiverse import __version__
 from multiverse.web.handlers.base import GatewayHandler
+from multiverse.web.handlers.pages import PageHandler
 
 SERVICE = "Multiverse Inference Gateway"
 
 
-class RootHandler(GatewayHandler):
-    """`GET /`."""
+class RootHandler(PageHandler):
+    """`GET /`: the dashboard for browsers, JSON for everybody else."""
 
-    def get(self) -> None:
+    template, title = "dashboard", "Dashboard"
+
+    def get(self, *args: str) -> None:
         """Where everything is."""
+        if "text/html" in self.request.headers.get("Accept", ""):
+            super().get()
+            return
+        self.set_header("Vary", "Accept")
         self.reply_json(
             {
                 "name": SERVICE,
@@ -23,10 +30,6 @@ class RootHandler(GatewayHandler):
                 "models": "/v1/models",
             }
         )
-
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
 
 
 class HealthHandler(GatewayHandler):

@@ -1,0 +1,72 @@
+"""Sessions of browsers: an opaque id stands for a key, so that the key itself need not stay in the browser.
+
+Only hashes are kept, of ids and keys alike, and only in memory: after a restart people sign in again. A session is
+worth what its key is worth at that moment; one that was revoked takes its sessions along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import OrderedDict
+
+from multiverse.clock import Clock
+from multiverse.people.keys import Caller, Keys
+
+MOST_SESSIONS = 10_000
+
+
+class Sessions:
+    """Who is signed in. A session ends `idle_seconds` after its last use, or when it is ended."""
+
+    def __init__(self, *, keys: Keys, clock: Clock, idle_seconds: float) -> None:
+        self._keys = keys
+        self._clock = clock
+        self.idle_seconds = idle_seconds
+        # Digest of the id → digest of the key and the moment of the last use; whoever was seen last stands last.
+        self._sessions: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def begin(self, key: str) -> str | None:
+        """A new session of whoever has `key`: its id, 256 bits that are told nobody else. None for an unknown key."""
+        if self._keys.identify(key) is None:
+            return None
+        session_id = secrets.token_urlsafe(32)
+        self._sessions[_digest(session_id)] = (self._keys.digest(key), self._clock.monotonic())
+        self._forget_old()
+        return session_id
+
+    def caller(self, session_id: str) -> Caller | None:
+        """Who is signed in under this id; None when nobody is (any more)."""
+        digest = _digest(session_id)
+        known = self._sessions.get(digest)
+        if known is None:
+            return None
+        key_digest, used_seconds = known
+        caller = self._keys.identify_digest(key_digest)
+        now = self._clock.monotonic()
+        if caller is None or now - used_seconds > self.idle_seconds:
+            del self._sessions[digest]
+            return None
+        self._sessions[digest] = (key_digest, now)
+        self._sessions.move_to_end(digest)
+        return caller
+
+    def end(self, session_id: str) -> None:
+        """Sign out; an unknown id is none."""
+        self._sessions.pop(_digest(session_id), None)
+
+    def _forget_old(self) -> None:
+        """Drop who has not been seen for too long, and beyond `MOST_SESSIONS` whoever was not seen for longest."""
+        before = self._clock.monotonic() - self.idle_seconds
+        while self._sessions:
+            oldest = next(iter(self._sessions))
+            if len(self._sessions) <= MOST_SESSIONS and self._sessions[oldest][1] >= before:
+                return
+            del self._sessions[oldest]
+
+
+def _digest(session_id: str) -> bytes:
+    return hashlib.sha256(session_id.encode("utf-8", "surrogatepass")).digest()

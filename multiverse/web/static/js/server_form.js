@@ -1,0 +1,231 @@
+// The fields of a registration: what may stand in them, errors beside them as one types, and the test of a connection.
+// The gateway judges again; these are its rules (web/schemas.py) in the words of a form.
+
+import { call } from "./api.js";
+import { build, find, setHidden, setText, whileBusy } from "./dom.js";
+import { milliseconds, plural } from "./format.js";
+
+export const FIELDS = {
+  endpoint_url: "Endpoint URL",
+  api_key: "Server's key",
+  model_name: "Model name",
+  served_model_name: "Served name",
+  owner_name: "Owner",
+  owner_email: "E-mail",
+  context_length: "Context length",
+  max_concurrency: "Requests at a time",
+  tags: "Tags",
+  description: "Description",
+};
+const LARGEST_NUMBER = 2 ** 31 - 1;
+
+function wholeNumber(text) {
+  const fine = /^\d{1,10}$/.test(text) && Number(text) >= 1 && Number(text) <= LARGEST_NUMBER;
+  return fine ? "" : "A whole number of at least 1.";
+}
+
+function address(text) {
+  if (!/^https?:\/\//i.test(text)) {
+    return "It begins with http:// or https://.";
+  }
+  try {
+    const url = new URL(text);
+    if (url.username || url.password) {
+      return "Leave name and password out of the address; the server's key has its own field.";
+    }
+    return url.search || url.hash ? "Only the address, without ? or #." : "";
+  } catch {
+    return "This is not an address a server could have.";
+  }
+}
+
+function tags(text) {
+  const words = tagList(text);
+  if (words.length > 20) {
+    return "At most 20 tags.";
+  }
+  return words.some((word) => word.length > 50) ? "A tag has at most 50 characters." : "";
+}
+
+function tagList(text) {
+  return [...new Set(text.split(",").map((word) => word.trim()).filter(Boolean))];
+}
+
+const RULES = {
+  endpoint_url: address,
+  model_name: (text) => (/^[A-Za-z0-9._\-:/@+]{1,200}$/.test(text) ? "" : "At most 200 letters, digits and . _ - : / @ +"),
+  api_key: (text) => (/^[!-~]{1,500}$/.test(text) ? "" : "Printable characters without spaces, at most 500."),
+  owner_email: (text) => (/^[^\s@]+@[^\s@]+\.[^\s@]+$/.test(text) ? "" : "This is not an e-mail address."),
+  owner_name: (text) => (text.length <= 200 ? "" : "At most 200 characters."),
+  served_model_name: (text) => (text.length <= 500 ? "" : "At most 500 characters."),
+  description: (text) => (text.length <= 2000 ? "" : "At most 2000 characters."),
+  context_length: wholeNumber,
+  max_concurrency: wholeNumber,
+  tags,
+};
+const REQUIRED = new Set(["endpoint_url", "model_name"]);
+const NUMBERS = new Set(["context_length", "max_concurrency"]);
+
+export class ServerForm {
+  #touched = new Set();
+
+  constructor(form, { onInput = () => {}, registrationId = null } = {}) {
+    this.form = form;
+    this.registrationId = registrationId;
+    for (const name of Object.keys(FIELDS)) {
+      const input = this.input(name);
+      input.addEventListener("input", () => {
+        if (this.#touched.has(name)) {
+          this.judge(name);
+        }
+        onInput(name);
+      });
+      input.addEventListener("blur", () => {
+        if (input.value.trim() || this.#touched.has(name)) {
+          this.#touched.add(name);
+          this.judge(name);
+        }
+      });
+      // Once something has been typed for a moment, say what is wrong with it: beside the field, as one types.
+      let timer;
+      input.addEventListener("input", () => {
+        clearTimeout(timer);
+        timer = setTimeout(() => {
+          this.#touched.add(name);
+          this.judge(name);
+        }, 500);
+      });
+    }
+    const button = find("#test-connection", form);
+    button.addEventListener("click", () => whileBusy(button, () => this.#testConnection()));
+  }
+
+  input(name) {
+    return this.form.elements.namedItem(name);
+  }
+
+  text(name) {
+    return this.input(name).value.trim();
+  }
+
+  /** The field's value as the API takes it: a number, a list, a text, or null. */
+  value(name) {
+    const text = this.text(name);
+    if (name === "tags") {
+      return tagList(text);
+    }
+    if (text === "") {
+      return null;
+    }
+    return NUMBERS.has(name) ? Number(text) : text;
+  }
+
+  complain(name, text) {
+    const error = find(`#${name}-error`, this.form);
+    setText(error, text);
+    setHidden(error, text === "");
+    if (text) {
+      this.input(name).setAttribute("aria-invalid", "true");
+    } else {
+      this.input(name).removeAttribute("aria-invalid");
+    }
+  }
+
+  /** Whether the field is well; says beside it why not. */
+  judge(name) {
+    const text = this.text(name);
+    const complaint = text ? (RULES[name]?.(text) ?? "") : REQUIRED.has(name) ? "This is needed." : "";
+    this.complain(name, complaint);
+    return complaint === "";
+  }
+
+  /** Whether all fields are well; the first that is not gets the focus. */
+  judgeAll() {
+    const wrong = Object.keys(FIELDS).filter((name) => {
+      this.#touched.add(name);
+      return !this.judge(name);
+    });
+    if (wrong.length) {
+      this.input(wrong[0]).focus();
+    }
+    return wrong.length === 0;
+  }
+
+  /** Shows the API's own message: beside its field where it names one. */
+  showFailure(error) {
+    if (error.param in FIELDS) {
+      this.#touched.add(error.param);
+      this.complain(error.param, error.message);
+      this.input(error.param).focus();
+      return;
+    }
+    const place = find("#form-error", this.form);
+    setText(place, error.message);
+    setHidden(place, false);
+  }
+
+  clearFailure() {
+    setHidden(find("#form-error", this.form), true);
+  }
+
+  clearComplaints() {
+    this.#touched.clear();
+    for (const name of Object.keys(FIELDS)) {
+      this.complain(name, "");
+    }
+    this.clearFailure();
+    find("#test-result", this.form).replaceChildren();
+  }
+
+  async #testConnection() {
+    const place = find("#test-result", this.form);
+    place.replaceChildren();
+    this.#touched.add("endpoint_url");
+    if (!this.judge("endpoint_url") || (this.text("api_key") && !this.judge("api_key"))) {
+      this.form.querySelector('[aria-invalid="true"]')?.focus();
+      return;
+    }
+    const waiting = find("#test-waiting", this.form);
+    setHidden(waiting, false);
+    try {
+      const found = await call("POST", "/admin/probe", {
+        endpoint_url: this.text("endpoint_url"),
+        api_key: this.value("api_key"),
+        registration_id: this.registrationId,
+      });
+      this.#showFound(place, found);
+    } catch (error) {
+      if (error.param in FIELDS) {
+        this.showFailure(error);
+      } else {
+        place.replaceChildren(build("p", { class: "note bad" }, error.message));
+      }
+    } finally {
+      setHidden(waiting, true);
+    }
+  }
+
+  #showFound(place, { ok, reason, response_time_ms: responseTime, models }) {
+    if (!ok) {
+      place.replaceChildren(build("p", { class: "note bad" }, `It does not work yet: ${reason}`));
+      return;
+    }
+    const told = models.length ? `It offers ${plural(models.length, "model")}:` : "It lists no models; type the name it knows.";
+    place.replaceChildren(build("p", { class: "note good" }, `The server answers, in ${milliseconds(responseTime)}. ${told}`));
+    find("#served-models", this.form).replaceChildren(...models.map((name) => build("option", { value: name })));
+    const pick = (name) => {
+      const allowed = RULES.model_name(name) === "";
+      this.input("model_name").value = allowed ? name : name.replace(/[^A-Za-z0-9._\-:/@+]+/g, "-").slice(0, 200);
+      this.input("served_model_name").value = allowed ? "" : name;
+      this.judge("model_name");
+      this.input("model_name").dispatchEvent(new Event("input", { bubbles: true }));
+    };
+    if (models.length) {
+      const buttons = models.slice(0, 30).map((name) => build("button", { type: "button", class: "quiet", onclick: () => pick(name) }, name));
+      place.append(build("div", { class: "actions", role: "group", "aria-label": "Models of this server" }, ...buttons));
+      if (models.length === 1 && this.text("model_name") === "") {
+        pick(models[0]);
+      }
+    }
+  }
+}

@@ -1,0 +1,110 @@
+"""A real Chromium, and pages whose every fault is noted: console errors, exceptions, requests to other hosts.
+
+Debian's browser is driven by Playwright for Python; nothing is downloaded. One process serves the whole session; each
+test gets a context of its own (cookies, storage).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+
+from tests.processes import ADMIN_KEY, GatewayProcess
+
+AXE = Path(__file__).resolve().parent / "vendor" / "axe.min.js"
+EXECUTABLES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+# Without these it looks for Google's hosts when it starts. As root, as in most containers, there is no sandbox.
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+WAIT_MS = 5_000
+DESKTOP = {"width": 1280, "height": 900}
+PHONE = {"width": 360, "height": 740}
+AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser. AssertionError that says how to get it when there is none."""
+    found = next((path for name in EXECUTABLES if (path := shutil.which(name))), None)
+    assert found is not None, "chromium is not installed; scripts/install_packages.sh chromium installs it"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=list(ARGUMENTS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Visitor:
+    """Somebody with a browser of their own who looks at one gateway; `faults` is what no page may do."""
+
+    def __init__(self, context: BrowserContext, gateway: GatewayProcess) -> None:
+        self.context = context
+        self.gateway = gateway
+        self.faults: list[str] = []
+        self.expected_faults: list[str] = []
+        context.set_default_timeout(WAIT_MS)
+        self.page = self.new_page()
+
+    def new_page(self) -> Page:
+        """Another tab."""
+        page = self.context.new_page()
+        page.on("console", self._note_console)
+        page.on("pageerror", lambda error: self.faults.append(f"exception: {error}"))
+        page.on("request", self._note_request)
+        return page
+
+    def expect(self, text: str) -> None:
+        """A console error with this text is part of the test, such as the browser's own line about an answer of 401."""
+        self.expected_faults.append(text)
+
+    def unexpected_faults(self) -> list[str]:
+        """Everything noted that was not expected."""
+        return [fault for fault in self.faults if not any(text in fault for text in self.expected_faults)]
+
+    def _note_console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.faults.append(f"{message.type}: {message.text} {message.location.get('url', '')}")
+
+    def _note_request(self, request: Request) -> None:
+        address = urlsplit(request.url)
+        if address.scheme in ("http", "https", "ws", "wss") and address.netloc != f"127.0.0.1:{self.gateway.port}":
+            self.faults.append(f"a request to another host: {request.url}")
+
+    def open(self, path: str) -> Page:
+        """Go to a page of the gateway."""
+        self.page.goto(self.gateway.url + path)
+        return self.page
+
+    def sign_in(self, key: str = ADMIN_KEY) -> None:
+        """Exchange the key for a session, as the form does."""
+        answer = self.context.request.post(f"{self.gateway.url}/session", data={"key": key})
+        assert answer.ok, answer.text()
+
+    def serious_findings(self, rules: tuple[str, ...] = ()) -> list[str]:
+        """What axe-core finds on the present page that is serious or critical; by these rules, or by all of WCAG's."""
+        if not self.page.evaluate("'axe' in window"):
+            # Evaluated, not added as a script: the pages' policy forbids those.
+            self.page.evaluate(AXE.read_text(encoding="utf-8"))
+        wanted = {"type": "rule", "values": rules} if rules else {"type": "tag", "values": AXE_TAGS}
+        options = {"runOnly": wanted, "resultTypes": ["violations"]}
+        results: dict[str, Any] = self.page.evaluate("options => window.axe.run(document, options)", options)
+        return [
+            f"{violation['id']} ({violation['impact']}): {node['html'][:160]} — {node['failureSummary'][:300]}"
+            for violation in results["violations"]
+            if violation["impact"] in ("serious", "critical")
+            for node in violation["nodes"]
+        ]

@@ -1,0 +1,250 @@
+"""Registering, watching, mending and deregistering servers, as somebody does who has only the browser."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.conftest import StartPeer, Visit
+from tests.peers import ScriptedPeer
+from tests.processes import GatewayProcess
+
+MANY = 1000
+INTERACTION_MS = 100
+
+
+def probe(gateway: GatewayProcess, registration_id: str, times: int = 1) -> None:
+    for _probe in range(times):
+        assert gateway.admin("POST", f"/admin/servers/{registration_id}/probe").status == 200
+
+
+def row(page: Page, registration_id: str) -> str:
+    return f"#servers tbody[data-id='{registration_id}']"
+
+
+def test_from_the_form_to_its_end(gateway: GatewayProcess, visit: Visit, peer: ScriptedPeer, model: str) -> None:
+    """A newcomer registers a server, looks at it, changes it, and deregisters it."""
+    peer.model_names += [model, "another"]
+    page = visit(gateway, signed_in=True).open("/register")
+    page.get_by_label("Endpoint URL").fill(peer.url)
+    page.get_by_role("button", name="Test connection").click()
+    expect(page.locator("#test-result")).to_contain_text("The server answers")
+    page.get_by_role("button", name=model, exact=True).click()
+    expect(page.get_by_label("Model name")).to_have_value(model)
+    page.get_by_label("Owner").fill("Ada")
+    page.get_by_label("Requests at a time").fill("2")
+    page.get_by_label("Tags").fill("gpu, lab")
+    page.get_by_role("button", name="Register", exact=True).click()
+    expect(page.get_by_role("heading", name="Registered", exact=True)).to_be_visible()
+    registration_id = page.locator("#registration-id code").inner_text()
+    server = gateway.server(registration_id)
+    assert (server["owner_name"], server["max_concurrency"], server["tags"]) == ("Ada", 2, ["gpu", "lab"])
+    expect(page.locator("#done-snippet code")).to_contain_text(f'model="{model}"')
+    page.get_by_role("tab", name="curl").click()
+    expect(page.locator("#done-snippet code")).to_contain_text("curl")
+    page.locator("#open-server").click()
+    look_and_change(page, gateway, registration_id)
+    deregister(page, gateway, registration_id, model)
+
+
+def look_and_change(page: Page, gateway: GatewayProcess, registration_id: str) -> None:
+    """Probe, drain, resume and edit on the server's own page."""
+    expect(page.locator("#verdict-place")).to_have_text("healthy")
+    page.get_by_role("button", name="Probe now").click()
+    expect(page.locator("#toasts")).to_contain_text("The server answers")
+    expect(page.locator("#timeline li")).to_have_count(2)
+    page.get_by_role("button", name="Drain").click()
+    expect(page.locator("#availability")).to_have_text("draining")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("#availability")).to_have_text("")
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_label("Owner").fill("Grace")
+    page.get_by_label("Requests at a time").fill("")
+    expect(page.locator("#changed-count")).to_have_text("2 changed")
+    expect(page.locator("label[for=owner_name]")).to_contain_text("changed")
+    page.get_by_role("button", name="Save changes").click()
+    expect(page.locator("#changes tr").first).to_have_text(re.compile("Owner.*Ada.*Grace"))
+    page.locator("#confirm-save").click()
+    expect(page.locator("#facts")).to_contain_text("Grace")
+    server = gateway.server(registration_id)
+    assert (server["owner_name"], server["max_concurrency"], server["tags"]) == ("Grace", None, ["gpu", "lab"])
+
+
+def deregister(page: Page, gateway: GatewayProcess, registration_id: str, model: str) -> None:
+    """Only whoever types the model's name deregisters."""
+    page.get_by_role("button", name="Delete").click()
+    confirm = page.locator("#confirm-deregister")
+    page.locator("#typed-name").fill("something else")
+    expect(confirm).to_be_disabled()
+    page.locator("#typed-name").fill(model)
+    confirm.click()
+    page.wait_for_url(f"{gateway.url}/")
+    assert gateway.admin("GET", f"/admin/servers/{registration_id}").status == 404
+    expect(page.get_by_role("heading", name="Lend the first server")).to_be_visible()
+    expect(page.locator("#first-commands .snippet")).to_have_count(3)
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "said"),
+    [
+        ("Endpoint URL", "my laptop", "begins with http"),
+        ("Endpoint URL", "http://ada:secret@host/", "Leave name and password out"),
+        ("Model name", "no spaces please", "letters, digits"),
+        ("E-mail", "ada@", "not an e-mail"),
+        ("Context length", "many", "whole number"),
+        ("Tags", ",".join(f"tag{number}" for number in range(21)), "At most 20"),
+    ],
+)
+def test_a_mistake_is_told_beside_its_field(
+    gateway: GatewayProcess, visit: Visit, field: str, typed: str, said: str
+) -> None:
+    page = visit(gateway, signed_in=True).open("/register")
+    place = page.get_by_label(field)
+    place.fill(typed)
+    described = str(place.get_attribute("aria-describedby")).split()[-1]
+    expect(page.locator(f"#{described}")).to_contain_text(said)
+    expect(place).to_have_attribute("aria-invalid", "true")
+
+
+def test_the_gateway_s_own_no_is_shown(gateway: GatewayProcess, visit: Visit) -> None:
+    visitor = visit(gateway, signed_in=True)
+    visitor.expect("status of 400")
+    page = visitor.open("/register")
+    page.get_by_role("button", name="Register", exact=True).click()
+    expect(page.locator("#endpoint_url-error")).to_have_text("This is needed.")
+    expect(page.get_by_label("Endpoint URL")).to_be_focused()
+    page.get_by_label("Endpoint URL").fill("http://169.254.169.254")
+    page.get_by_label("Model name").fill("some-model")
+    page.get_by_role("button", name="Register", exact=True).click()
+    expect(page.locator("#endpoint_url-error")).to_contain_text("address")
+    page.get_by_label("Endpoint URL").fill("http://127.0.0.1:1")
+    page.get_by_role("button", name="Test connection").click()
+    expect(page.locator("#test-result")).to_contain_text("refused the connection")
+
+
+def test_a_server_dies_and_recovers_before_one_s_eyes(
+    gateway: GatewayProcess, visit: Visit, start_peer: StartPeer, model: str
+) -> None:
+    good, dying = start_peer(), start_peer()
+    ids = [gateway.register(good, model, owner_name="Ada"), gateway.register(dying, model, owner_name="Ben")]
+    page = visit(gateway, signed_in=True).open("/?sort=-health_status")
+    expect(page.locator("#servers tbody")).to_have_count(2)
+    toggle = page.locator(f"{row(page, ids[1])} .row-toggle")
+    toggle.click()
+    verdict = page.locator(f"{row(page, ids[1])} .verdict")
+    page.evaluate("window.same = true")
+    dying.refuse()
+    probe(gateway, ids[1], times=3)
+    expect(verdict).to_have_text("unhealthy")
+    expect(page.locator("#servers-verdicts")).to_contain_text("1 unhealthy")
+    expect(page.locator(f"{row(page, ids[1])} tr.detail")).to_contain_text("refused the connection")
+    expect(toggle).to_be_focused()
+    expect(page.locator("#servers tbody").last).to_have_attribute("data-id", ids[1])
+    dying.listen()
+    probe(gateway, ids[1])
+    expect(verdict).to_have_text("healthy")
+    expect(page.locator(f"{row(page, ids[1])} tr.detail")).to_be_visible()
+    gateway.admin("DELETE", f"/admin/register/{ids[1]}")
+    expect(page.locator("#servers tbody")).to_have_count(1)
+    assert page.evaluate("window.same"), "the page was never loaded anew"
+
+
+def test_polling_where_the_stream_cannot_be_had(
+    gateway: GatewayProcess, visit: Visit, peer: ScriptedPeer, model: str
+) -> None:
+    visitor = visit(gateway, signed_in=True)
+    visitor.expect("ERR_FAILED")
+    visitor.page.route("**/admin/events", lambda route: route.abort())
+    gateway.register(peer, model)
+    page = visitor.open("/")
+    expect(page.locator("#liveness")).to_have_text("Polling")
+    expect(page.locator("#servers tbody")).to_have_count(1)
+    expect(page.locator("#servers-total")).to_have_text("1")
+    visitor.page.unroute("**/admin/events")
+    page.evaluate("window.dispatchEvent(new Event('online'))")
+    expect(page.locator("#liveness")).to_have_text("Live")
+
+
+def test_filters_and_sorting_are_kept_in_the_address(
+    gateway: GatewayProcess, visit: Visit, start_peer: StartPeer, model: str
+) -> None:
+    names = {f"{model}-{letter}": owner for letter, owner in zip("abc", ("Ada", "Ben", "Ada"), strict=True)}
+    ids = [gateway.register(start_peer(), name, owner_name=owner) for name, owner in names.items()]
+    page = visit(gateway, signed_in=True).open("/")
+    page.get_by_label("Owner").fill("ada")
+    expect(page.locator("#matches")).to_have_text("2 of 3 servers")
+    page.get_by_role("button", name="Model").click()
+    expect(page.locator("#servers tbody").first).to_have_attribute("data-id", ids[2])
+    page.locator(f"{row(page, ids[0])} .row-toggle").click()
+    assert page.url == f"{gateway.url}/?owner=ada&sort=-model_name&open={ids[0]}"
+    page.reload()
+    expect(page.locator("#matches")).to_have_text("2 of 3 servers")
+    expect(page.locator("#servers tbody").first).to_have_attribute("data-id", ids[2])
+    expect(page.locator(f"{row(page, ids[0])} tr.detail")).to_be_visible()
+    page.get_by_label("Model").fill("nothing like it")
+    page.get_by_role("button", name="Clear the filters").click()
+    expect(page.locator("#servers tbody")).to_have_count(3)
+
+
+def add_many(database: Path, url: str) -> None:
+    """A thousand registrations, as an earlier run of the gateway left them."""
+    rows = [
+        (f"many-{number:04}", f"model-{number % 40}", f"{url}/{number}", f"Owner {number % 90}")
+        for number in range(MANY)
+    ]
+    columns = "registration_id, model_name, endpoint_url, owner_name, tags, created_at, updated_at"
+    with sqlite3.connect(database) as connection:
+        connection.executemany(
+            f"INSERT INTO servers ({columns}) VALUES (?, ?, ?, ?, '[]', '2026-01-01T00:00:00.000Z', "
+            "'2026-01-01T00:00:00.000Z')",
+            rows,
+        )
+    connection.close()
+
+
+def test_a_thousand_servers(start_gateway: object, visit: Visit, peer: ScriptedPeer) -> None:
+    gateway: GatewayProcess = start_gateway(HEALTH_CHECK_INTERVAL_SECONDS=300)  # type: ignore[operator]
+    assert gateway.stop() == 0
+    add_many(gateway.directory / "gateway.db", peer.url)
+    gateway.start()
+    page = visit(gateway, signed_in=True).open("/")
+    expect(page.locator("#matches")).to_have_text("1,000 servers")
+    expect(page.locator("#servers-verdicts")).to_contain_text("1,000 healthy", timeout=20_000)
+    took_ms = page.evaluate(
+        """async () => {
+            const frame = () => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+            const measure = async (act) => {
+                const started = performance.now();
+                act();
+                await frame();
+                return performance.now() - started;
+            };
+            const owner = document.querySelector("[name=owner]");
+            const type = (text) => () => {
+                owner.value = text;
+                owner.dispatchEvent(new Event("input", {bubbles: true}));
+            };
+            const sort = (name) => () => document.querySelector(`th[data-name=${name}] button`).click();
+            const took = {};
+            const acts = {filter: type("owner 1"), unfilter: type(""), sort: sort("owner_name")};
+            for (const [name, act] of Object.entries(acts)) {
+                took[name] = Infinity; // The quickest of ten: the machine does other things as well.
+                for (let turn = 0; turn < 10 && took[name] >= 60; turn += 1) {
+                    took[name] = Math.min(took[name], await measure(act));
+                }
+            }
+            return took;
+        }"""
+    )
+    assert max(took_ms.values()) < INTERACTION_MS, took_ms
+    page.mouse.move(600, 700)
+    for _turn in range(60):
+        page.mouse.wheel(0, 4000)
+        if page.locator("#servers tbody").count() == MANY:
+            break
+        page.wait_for_timeout(20)
+    expect(page.locator("#servers tbody")).to_have_count(MANY)
