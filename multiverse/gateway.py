@@ -22,10 +22,12 @@ from multiverse.people.keyring import KeyRing
 from multiverse.people.keys import ANONYMOUS, READER, STUDENT, Keys
 from multiverse.people.limits import RateLimit
 from multiverse.people.sessions import Sessions
-from multiverse.people.usage import Usage
+from multiverse.people.usage import Usage, UsageRecord
 from multiverse.proxy.asking import ForwardSettings
 from multiverse.proxy.forward import Proxy
 from multiverse.proxy.queue import Queue
+from multiverse.proxy.request_numbers import RequestNumbers
+from multiverse.proxy.stories import Stories
 from multiverse.servers.aliases import Aliases
 from multiverse.servers.health import HealthChecker
 from multiverse.servers.probe import Prober
@@ -79,11 +81,16 @@ class Gateway:
         self.keyring = KeyRing(keys=self.keys, table=KeyTable(self.store), clock=self.clock)
         self.aliases = Aliases(table=AliasTable(self.store), clock=self.clock)
         self.registry = Registry(least_busy=config.load_balancing == "least_busy")
-        self.usage = Usage(store=self.store)
+        self.stories = Stories(clock=self.clock)
+        self.numbers = RequestNumbers(is_registered=self.registry.knows)
+        self.usage = Usage(store=self.store, on_end=self._on_request_end)
         self.usage_table = UsageTable(self.store)
         self.loop_watch = LoopWatch(clock=self.clock)
         self.log_memory = log_memory or LogMemory(lambda record: {})
         self._on_secret = on_secret or (lambda secret: None)
+
+    def _on_request_end(self, record: UsageRecord) -> None:
+        self.numbers.note(record, self.stories.end(record))
 
     @property
     def via(self) -> str:

@@ -154,6 +154,12 @@ def _metrics_token(text: str) -> str | None:
     return text or None
 
 
+def _servers_file(text: str) -> str | None:
+    if not text.isprintable():
+        raise ValueError("must be a file, such as servers.json")
+    return text or None
+
+
 def _cors_allow_origins(text: str) -> tuple[str, ...]:
     if text.lower() == "none":
         return ()
@@ -194,6 +200,7 @@ SETTINGS: tuple[Setting, ...] = (
         "HTTP_SERVER", "multiverse", "what speaks to clients: multiverse or tornado", _choice("multiverse", "tornado")
     ),
     Setting("DATABASE_URL", "sqlite:///./gateway.db", "the SQLite file; absolute: sqlite:////path", _database_path),
+    Setting("SERVERS_FILE", "", "servers to register when none is, as `servers export` writes them", _servers_file),
     Setting(
         "LOG_LEVEL",
         "INFO",

@@ -30,7 +30,8 @@ LAYERS = (
     "proxy",
     "gateway",
     "web",
-    "__main__ cli cli_aliases cli_client cli_keys cli_options cli_output cli_servers cli_usage",
+    "__main__ cli cli_aliases cli_client cli_keys cli_options cli_output cli_servers cli_transfer cli_usage"
+    " doctor upkeep",
 )
 # The modules of the command line are one room.
 COMMAND_LINE = LAYERS[-1].split()
@@ -53,12 +54,14 @@ HOMES = {
     "uvloop": "web.app",
     "msgspec": "proxy servers.probe web",
     "marshmallow": "web.people_schemas web.schemas",
+    "apispec": "web.openapi",
+    "prometheus_client": "web.metrics",
     "sqlite_utils": "storage",
     "sqlite3": "storage",
     "environs": "config",
     "dotenv": "config",
     "pythonjsonlogger": "log_lines",
-    "click": "cli cli_aliases cli_keys cli_options cli_output cli_servers cli_usage",
+    "click": "cli cli_aliases cli_keys cli_options cli_output cli_servers cli_transfer cli_usage upkeep",
     "http.client": "cli_client",
     "ssl": "cli_client transport.dialling transport.connection",
 }

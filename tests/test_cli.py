@@ -51,7 +51,13 @@ COMMANDS = [
     ["chat"],
     ["completion"],
     ["servers"],
-    *(["servers", name] for name in ("list", "show", "add", "update", "remove", "probe", "drain", "resume")),
+    ["backup"],
+    ["restore"],
+    ["doctor"],
+    *(
+        ["servers", name]
+        for name in ("list", "show", "add", "update", "remove", "probe", "drain", "resume", "export", "import")
+    ),
 ]
 
 

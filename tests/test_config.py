@@ -16,6 +16,7 @@ DEFAULTS = {
     "port": 8000,
     "http_server": "multiverse",
     "database_path": "./gateway.db",
+    "servers_file": None,
     "log_level": "INFO",
     "log_format": "text",
     "log_dir": "logs",
@@ -135,7 +136,7 @@ def test_defaults_are_the_contracts() -> None:
 
 def test_settings_and_config_name_the_same_things_in_the_same_order() -> None:
     assert [setting.field_name for setting in SETTINGS] == [entry.name for entry in dataclasses.fields(Config)]
-    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 52
+    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 53
     assert [setting.variable for setting in SETTINGS if setting.default is None] == ["ADMIN_API_KEY"]
     assert all(setting.meaning and "\n" not in setting.meaning for setting in SETTINGS)
 

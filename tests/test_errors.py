@@ -55,7 +55,12 @@ def bearer(key: str) -> list[tuple[str, str]]:
 def path_of(route: Route) -> str:
     """A path that this route matches."""
     names = {"{registration_id}": NO_SUCH_ID, "{id}": "some/model", "{route}": "rerank"}
-    names |= {"{version}": "0", "{name}": "icon.svg", "{key_id}": "key-0", "{code_id}": "code-0"}
+    names |= {
+        "{version}": "0",
+        "{name}": "docs.js" if route.shown == "/docs/{name}" else "icon.svg",
+        "{key_id}": "key-0",
+        "{code_id}": "code-0",
+    }
     path = route.shown
     for name, value in names.items():
         path = path.replace(name, value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +50,11 @@ class UsageRecord:
 
 
 class Usage:
-    """Counts requests and tokens since the gateway started."""
+    """Counts requests and tokens since the gateway started; `on_end` hears of each that is over."""
 
-    def __init__(self, *, store: Store) -> None:
+    def __init__(self, *, store: Store, on_end: Callable[[UsageRecord], None] | None = None) -> None:
         self._store = store
+        self._on_end = on_end
         self._in_flight: Counter[str] = Counter()
         self._outcomes = dict.fromkeys(OUTCOMES, 0)
         self._prompt_tokens = 0
@@ -76,6 +78,8 @@ class Usage:
         self._prompt_tokens += record.prompt_tokens or 0
         self._completion_tokens += record.completion_tokens or 0
         self._store.queue_usage(record.row())
+        if self._on_end is not None:
+            self._on_end(record)
         if LOG.isEnabledFor(logging.INFO):
             LOG.info("request", extra={"fields": _log_fields(record)})
 

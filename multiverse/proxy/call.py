@@ -7,7 +7,7 @@ web/schemas.py; headers and authentication never come this far.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ from multiverse.errors import InvalidRequest
 from multiverse.people.allowances import Allowance
 from multiverse.people.keys import Caller
 from multiverse.proxy.rewrite import STRING, has_repeated_model
+from multiverse.proxy.stories import Story
 
 # Python's own limit (`sys.get_int_max_str_digits`): servers written in it fail on more, and look broken for it.
 MOST_DIGITS = 4300
@@ -42,6 +43,7 @@ class Call:
     client_address: str
     via: str
     started_seconds: float
+    story: Story = field(default_factory=lambda: Story(0.0))
 
 
 class Reply(Protocol):

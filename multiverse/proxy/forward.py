@@ -119,8 +119,6 @@ class Forwarding:
     def _over(self) -> bool:
         return self._client_left or self._ended_by is not None
 
-    # -- the way -------------------------------------------------------------------------------------------------------
-
     async def run(self) -> None:
         """Forward until the client has an answer.
 
@@ -206,6 +204,7 @@ class Forwarding:
         """One attempt; None when the client has its answer."""
         server, call = attempt.server, self._call
         self._tried.append(server)
+        call.story.tried(self._proxy.clock.monotonic(), server.registration_id)
         self._account.asked(server)
         body = body_asking_for_usage(call, server)
         verdict, committed = await self._exchange_with(server, body or call.body, drops_usage=body is not None)
@@ -235,10 +234,9 @@ class Forwarding:
         except Refused as refused:
             verdict = refused.verdict
         except TransportError as failure:
+            verdict = broken_stream_verdict(failure) if relay.committed else failure_verdict(failure)
             if self._answer.finished:
                 verdict = None  # Broke after the client had its whole answer: nobody's loss.
-            else:
-                verdict = broken_stream_verdict(failure) if relay.committed else failure_verdict(failure)
         finally:
             patience.cancel()
             self._exchange = None
@@ -299,6 +297,7 @@ class Forwarding:
             server.note_model_missing()
         if verdict.key_refused:
             server.note_reason(verdict.reason)
+        self._call.story.failed(self._proxy.clock.monotonic(), verdict.error.code, verdict.reason)
         fields = {"request_id": self._call.request_id, "server": server.registration_id, "reason": verdict.reason}
         LOG.info("attempt failed", extra={"fields": fields})
         if attempt.end(verdict.blame, verdict.reason):
@@ -332,5 +331,5 @@ class Forwarding:
         # First what it has cost, then the slot: whose turn is next depends on it.
         self._account.settle(len(self._tried))
         if self._attempt is not None and self._attempt.end(blame, reason):
-            fields = {"server": self._attempt.server.registration_id, "reason": reason}
-            LOG.warning("server ejected", extra={"fields": fields})
+            server_id = self._attempt.server.registration_id
+            LOG.warning("server ejected", extra={"fields": {"server": server_id, "reason": reason}})

@@ -58,6 +58,7 @@ class HealthChecker:
         self._turns: WeakKeyDictionary[Server, asyncio.Lock] = WeakKeyDictionary()
         self.probes_total = 0
         self.probes_failed = 0
+        self.verdict_changes = 0
         tick_seconds = interval_seconds / TICKS_PER_INTERVAL
         tick_seconds = min(max(tick_seconds, SHORTEST_TICK_SECONDS), LONGEST_TICK_SECONDS)
         self._ticker = SteadyCallback(self.sweep, tick_seconds * 1000)
@@ -187,6 +188,7 @@ class HealthChecker:
         self._registry.changed(server)
 
     def _announce(self, server: Server, result: ProbeResult) -> None:
+        self.verdict_changes += 1
         fields: dict[str, Any] = {
             "server": server.registration_id,
             "model": server.registration.model_name,

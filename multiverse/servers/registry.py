@@ -116,6 +116,10 @@ class Registry:
         for model_name, rotation in self._rotations.items():
             yield model_name, rotation.created_unix, rotation.servers
 
+    def knows(self, model_name: str) -> bool:
+        """Whether a server is registered for this model."""
+        return model_name in self._rotations
+
     # -- who can answer ------------------------------------------------------------------------------------------------
 
     def pick(self, model_name: str, tried: Collection[Server] = ()) -> Server | None:

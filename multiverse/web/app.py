@@ -27,11 +27,14 @@ from multiverse.web.dispatch import GatewayApplication
 from multiverse.web.feed import Feed
 from multiverse.web.front.door import ClientLimits, FrontDoor
 from multiverse.web.handlers.admin import counts_document, server_document
+from multiverse.web.handlers.api_docs import ApiDocs
 from multiverse.web.handlers.base import NotFoundHandler
 from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
 from multiverse.web.look import Look
+from multiverse.web.openapi import document_bytes
 from multiverse.web.route import Route
 from multiverse.web.routes import ROUTES
+from multiverse.web.seeding import read_servers_file, seed
 
 LOG = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ def make_app(gateway: Gateway) -> tornado.web.Application:
         default_handler_class=NotFoundHandler,
         default_handler_args={"gateway": gateway, "route": NO_ROUTE},
         log_function=lambda handler: None,  # Tornado's own line shows the query; ours is written in people/usage.py.
+        api_docs=ApiDocs(lambda: document_bytes(ROUTES)),
         cors_allow_origins=gateway.config.cors_allow_origins,
         cross_origin_protection=True,
         look=Look(),
@@ -146,6 +150,7 @@ async def _serve(config: Config, logs: Logs) -> int:
     stop, hurry = asyncio.Event(), asyncio.Event()
     _on_signal(signal.SIGTERM, stop.set)  # A PaaS may send it more than once, and still means "take your time".
     _on_signal(signal.SIGINT, lambda: hurry.set() if stop.is_set() else stop.set())
+    entries = read_servers_file(config.servers_file) if config.servers_file else []
     sockets = _bind(config)
     try:
         async with Gateway(config, on_secret=logs.redact, log_memory=logs.memory) as gateway:
@@ -155,9 +160,11 @@ async def _serve(config: Config, logs: Logs) -> int:
             shown = f"[{host}]" if ":" in host else host
             LOG.info("multiverse %s listening on http://%s:%d", __version__, shown, port)
             gateway.watch_servers()
+            seeding = asyncio.create_task(seed(gateway, entries))
             if config.reload:
                 tornado.autoreload.start()
             await stop.wait()
+            seeding.cancel()
             await gateway.drain(hurry)
             server.stop()
             await server.wait_until_idle(LAST_ANSWERS_SECONDS)

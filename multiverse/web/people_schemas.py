@@ -199,3 +199,12 @@ def _cell(value: Any) -> Any:
     if isinstance(value, list):
         value = " ".join(map(str, value))
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+class AliasSchema(Schema):
+    """What a name stands for."""
+
+    class Meta:
+        unknown = RAISE
+
+    models = ModelNames(required=True)

@@ -17,7 +17,6 @@ from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validat
 from multiverse.errors import InvalidRequest
 
 __all__ = [
-    "AliasSchema",
     "CallSchema",
     "LogQuerySchema",
     "LookSchema",
@@ -28,6 +27,7 @@ __all__ = [
     "ServerSchema",
     "SignInSchema",
     "UpdateSchema",
+    "limits_of",
     "load",
     "load_call",
 ]
@@ -64,8 +64,8 @@ class Line(fields.String):
 
     def __init__(self, *, longest: int, allowed: re.Pattern[str] | None = None, hint: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._longest = longest
-        self._allowed = allowed
+        self.longest = longest
+        self.allowed = allowed
         self._hint = hint
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
@@ -74,10 +74,10 @@ class Line(fields.String):
         text = value.strip()
         if not text and self.allow_none:
             return None
-        if self._allowed is not None and not self._allowed.fullmatch(text):
+        if self.allowed is not None and not self.allowed.fullmatch(text):
             raise ValidationError(self._hint)
-        if len(text) > self._longest or CONTROL_CHARACTERS.search(text):
-            raise ValidationError(f"must be at most {self._longest} characters, without line breaks")
+        if len(text) > self.longest or CONTROL_CHARACTERS.search(text):
+            raise ValidationError(f"must be at most {self.longest} characters, without line breaks")
         return text
 
 
@@ -187,15 +187,6 @@ class ModelNames(fields.Field[list[str]]):
         return list(dict.fromkeys(value))
 
 
-class AliasSchema(Schema):
-    """What a name stands for."""
-
-    class Meta:
-        unknown = RAISE
-
-    models = ModelNames(required=True)
-
-
 class SignInSchema(Schema):
     """The body of `POST /session`."""
 
@@ -266,6 +257,9 @@ class LogQuerySchema(Schema):
 class ServerSchema(Schema):
     """The record of a server, as it goes out; it has no field for the server's key."""
 
+    class Meta:
+        unknown = EXCLUDE  # answers show more beside it
+
     registration_id = fields.String()
     model_name = fields.String()
     served_model_name = fields.String(allow_none=True)
@@ -288,6 +282,22 @@ class ServerSchema(Schema):
     last_successful_request_at = fields.String(allow_none=True)
     created_at = fields.String()
     updated_at = fields.String()
+
+
+def limits_of(field: fields.Field[Any]) -> dict[str, Any]:
+    """What the fields above judge in code, in the words of JSON Schema."""
+    if isinstance(field, Line):
+        pattern = field.allowed
+        shortest = {} if field.allow_none else {"minLength": 1}
+        return {"maxLength": field.longest, **shortest, **({"pattern": f"^{pattern.pattern}$"} if pattern else {})}
+    if isinstance(field, PositiveInteger):
+        return {"minimum": 1, "maximum": MAX_NUMBER}
+    if isinstance(field, Paragraph):
+        return {"maxLength": 2000}
+    if isinstance(field, Tags):
+        words = {"type": "array", "items": {"type": "string", "maxLength": MAX_TAG_LENGTH}, "maxItems": MAX_TAGS}
+        return {"anyOf": [words, {"type": "string"}, {"type": "null"}]}
+    return {}
 
 
 def load(schema: Schema, document: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any
 from multiverse.errors import InvalidRequest
 from multiverse.servers.aliases import Alias
 from multiverse.web.handlers.base import GatewayHandler
-from multiverse.web.schemas import MODEL_NAME, MODEL_NAME_HINT, AliasSchema, load
+from multiverse.web.people_schemas import AliasSchema
+from multiverse.web.schemas import MODEL_NAME, MODEL_NAME_HINT, load
 
 ALIAS_SCHEMA = AliasSchema()
 
