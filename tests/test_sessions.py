@@ -245,5 +245,6 @@ def test_vendored_files_are_what_the_list_says() -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     assets = json.loads((ROOT / "scripts" / "vendored.json").read_text(encoding="utf-8"))["assets"]
     assert all(asset["version"] and asset["licence"] and asset["package"] for asset in assets)
-    on_disk = {path for place in ("multiverse/web/static/vendor", "tests/vendor") for path in (ROOT / place).iterdir()}
+    places = ("multiverse/web/static/vendor", "multiverse/web/api_docs/vendor", "tests/vendor")
+    on_disk = {path for place in places for path in (ROOT / place).iterdir()}
     assert {ROOT / asset["path"] for asset in assets} == on_disk, "nothing is vendored that is not listed"
