@@ -35,10 +35,10 @@ if [ "$#" -eq 0 ]; then
     step 'ruff check' .venv/bin/python -m ruff check
     step 'ruff format' .venv/bin/python -m ruff format --check
     step 'mypy' .venv/bin/python -m mypy
-    # Three processes, because tests mostly wait; by file, because the tests of one share what is costly to start.
-    step 'pytest' .venv/bin/python -m pytest --numprocesses=3 --dist=loadfile --durations=10 --durations-min=1
+    # Two processes, because tests mostly wait; by file, because the tests of one share what is costly to start.
+    step 'pytest' .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --durations=10 --durations-min=1
     # What depends on the server towards clients, once more on Tornado's.
-    step 'on tornado' .venv/bin/python -m pytest --numprocesses=3 --dist=loadfile --http-server=tornado \
+    step 'on tornado' .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --http-server=tornado \
         tests/test_errors.py tests/test_request_bodies.py tests/test_client_leaves.py tests/test_streaming.py \
         tests/test_security.py tests/test_sessions.py
 else

@@ -27,7 +27,7 @@ def measured(work: Callable[[], Awaitable[None]], scheduler_path: str = NO_SCHED
         watch.start()
         await asyncio.sleep(0.12)
         await work()
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(0.3)
         watch.stop()
         watch.stop()
         return watch.numbers()
