@@ -7,11 +7,17 @@ import re
 from pathlib import Path
 
 import pytest
+import tornado.httpclient
+import tornado.netutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from multiverse.config import load_config
+from multiverse.gateway import Gateway
 from multiverse.people.usage import UsageRecord
 from multiverse.proxy.request_numbers import MOST_MODELS, OTHER, UNKNOWN_MODEL, Histogram, RequestNumbers
 from multiverse.proxy.stories import FAILED_KEPT_SECONDS, Stories
+from multiverse.web.app import make_server
+from multiverse.web.front.door import FrontDoor
 from tests.bench import CREATED_AT, HandClock
 from tests.conftest import StartGateway, StartPeer
 from tests.operations import Reset
@@ -166,6 +172,30 @@ def test_stories_are_told_to_their_own(start_gateway: StartGateway, start_peer: 
     assert gateway.call("GET", path).status == 404
     assert gateway.admin("GET", path).status == 200
     assert gateway.call("GET", "/v1/requests/never-was").status == 404
+
+
+async def test_who_may_not_have_another_one_under_way_begins_no_story(tmp_path: Path) -> None:
+    environ = {"ADMIN_API_KEY": ADMIN_KEY, "DATABASE_URL": f"sqlite:///{tmp_path}/gateway.db"}
+    environ |= {"RATE_LIMIT_ENABLED": "true", "RATE_LIMIT_REQUESTS_AT_ONCE": "1"}
+    async with Gateway(load_config(environ, dotenv_path=None)) as gateway:
+        gateway.allowances.enter("address:127.0.0.1", None)
+        server = make_server(gateway)
+        assert isinstance(server, FrontDoor)
+        (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
+        await server.accept_on([listener])
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"
+        asked = {
+            "method": "POST",
+            "body": chat_body("any"),
+            "headers": {"Content-Type": "application/json"},
+            "raise_error": False,
+        }
+        answer = await tornado.httpclient.AsyncHTTPClient().fetch(url, **asked)  # type: ignore[arg-type]
+        server.stop()
+        await server.close_all_connections()
+        listener.close()
+        assert answer.code == 429
+        assert gateway.stories.under_way == 0, "what never ends would stay in memory for ever"
 
 
 def test_stories_are_forgotten() -> None:

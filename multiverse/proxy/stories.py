@@ -109,6 +109,11 @@ class Stories:
         self._latest: OrderedDict[str, Story] = OrderedDict()
         self._failed: OrderedDict[str, Story] = OrderedDict()
 
+    @property
+    def under_way(self) -> int:
+        """How many stories have begun and not ended."""
+        return len(self._under_way)
+
     def begin(self, request_id: str) -> Story:
         """The story of a request that begins; `end` must follow."""
         story = self._under_way[request_id] = Story(self._clock.monotonic())

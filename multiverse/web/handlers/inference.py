@@ -161,6 +161,9 @@ class ForwardHandler(GatewayHandler):
         fields = load_call(read_body(body))
         models = self._models_for(fields["model"])
         inbound_via = self.request.headers.get("Via", "")
+        if self._allowance is not None:
+            # The last thing that may refuse: a story that begins must end, and only a request that is admitted does.
+            self._allowance.enter()
         call = Call(
             request_id=self.request_id,
             route=self.request.path,
@@ -177,8 +180,6 @@ class ForwardHandler(GatewayHandler):
             story=gateway.stories.begin(self.request_id),
         )
         reply = HandlerReply(self, write_timeout_seconds=gateway.config.client_write_timeout_seconds)
-        if self._allowance is not None:
-            self._allowance.enter()  # Nothing is awaited between this and the request's own account of its end.
         self._forwarding = gateway.proxy.begin(call, reply)
         await self._forwarding.run()
 
