@@ -12,6 +12,7 @@ from typing import Any
 from hypothesis import settings
 
 from multiverse.clock import Clock
+from multiverse.people.usage import UsageRecord
 from multiverse.servers.registry import Registry
 from multiverse.servers.server import HEALTHY, Attempt, Blame, BreakerSettings, Registration, Server
 from multiverse.transport.addresses import AddressPolicy, parse_endpoint
@@ -117,3 +118,18 @@ async def open_transport(*, allow_private: bool = True) -> AsyncIterator[Streami
         transport.close()
         await until(lambda: not transport.connections, "every connection is closed")
         await asyncio.sleep(0)
+
+
+def build_record(**fields: object) -> UsageRecord:
+    """What is known of a request that was a stream, `fields` besides."""
+    known: dict[str, object] = {
+        "request_id": "req-1",
+        "started_at": CREATED_AT,
+        "key_id": "client-1",
+        "key_name": "client-1",
+        "client_address": "192.0.2.7",
+        "route": "/v1/chat/completions",
+        "model_name": "org/model",
+        "stream": True,
+    }
+    return UsageRecord(**{**known, **fields})  # type: ignore[arg-type]

@@ -13,12 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from multiverse.config import load_config
 from multiverse.gateway import Gateway
-from multiverse.people.usage import UsageRecord
 from multiverse.proxy.request_numbers import MOST_MODELS, OTHER, UNKNOWN_MODEL, Histogram, RequestNumbers
 from multiverse.proxy.stories import FAILED_KEPT_SECONDS, Stories
 from multiverse.web.app import make_server
 from multiverse.web.front.door import FrontDoor
-from tests.bench import CREATED_AT, HandClock
+from tests.bench import HandClock, build_record
 from tests.conftest import StartGateway, StartPeer
 from tests.operations import Reset
 from tests.processes import ADMIN_KEY, GatewayProcess
@@ -41,20 +40,6 @@ def of_model(found: dict[tuple[str, tuple[tuple[str, str], ...]], float], name: 
     """The sum of one metric over everything but the model."""
     label = ("gen_ai_request_model", model)
     return sum(value for (known, labels), value in found.items() if known == name and label in labels)
-
-
-def build_record(**fields: object) -> UsageRecord:
-    known: dict[str, object] = {
-        "request_id": "req-1",
-        "started_at": CREATED_AT,
-        "key_id": "client-1",
-        "key_name": "client-1",
-        "client_address": "192.0.2.7",
-        "route": "/v1/chat/completions",
-        "model_name": "org/model",
-        "stream": True,
-    }
-    return UsageRecord(**{**known, **fields})  # type: ignore[arg-type]
 
 
 # -- metrics

@@ -7,24 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from multiverse.people.usage import OUTCOMES, Usage, UsageRecord
+from multiverse.people.usage import OUTCOMES, Usage
 from multiverse.storage.rows import USAGE_COLUMNS
-from tests.bench import CREATED_AT
+from tests.bench import CREATED_AT, build_record
 from tests.stores import opened
-
-
-def build_record(**fields: object) -> UsageRecord:
-    known: dict[str, object] = {
-        "request_id": "req-1",
-        "started_at": CREATED_AT,
-        "key_id": "client-1",
-        "key_name": "client-1",
-        "client_address": "192.0.2.7",
-        "route": "/v1/chat/completions",
-        "model_name": "org/model",
-        "stream": True,
-    }
-    return UsageRecord(**{**known, **fields})  # type: ignore[arg-type]
 
 
 async def test_counts_and_rows(tmp_path: Path) -> None:
