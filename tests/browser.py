@@ -1,7 +1,7 @@
 """A real Chromium, and pages whose every fault is noted: console errors, exceptions, requests to other hosts.
 
-Debian's browser is driven by Playwright for Python; nothing is downloaded. One process serves the whole session; each
-test gets a context of its own (cookies, storage).
+Debian's browser is driven by Playwright for Python; the one without windows is preferred, for it takes half the time.
+One process serves the tests of a module; each test gets a context of its own (cookies, storage).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 from tests.processes import ADMIN_KEY, GatewayProcess
 
 AXE = Path(__file__).resolve().parent / "vendor" / "axe.min.js"
-EXECUTABLES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+EXECUTABLES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 # Without these it looks for Google's hosts when it starts. As root, as in most containers, there is no sandbox.
 ARGUMENTS = (
     "--no-sandbox",
@@ -39,7 +39,7 @@ AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
 def chromium() -> Iterator[Browser]:
     """The browser. AssertionError that says how to get it when there is none."""
     found = next((path for name in EXECUTABLES if (path := shutil.which(name))), None)
-    assert found is not None, "chromium is not installed; scripts/install_packages.sh chromium installs it"
+    assert found is not None, "chromium is not installed; scripts/install_packages.sh chromium-headless-shell installs it"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=list(ARGUMENTS))
         try:
