@@ -39,7 +39,9 @@ AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
 def chromium() -> Iterator[Browser]:
     """The browser. AssertionError that says how to get it when there is none."""
     found = next((path for name in EXECUTABLES if (path := shutil.which(name))), None)
-    assert found is not None, "chromium is not installed; scripts/install_packages.sh chromium-headless-shell installs it"
+    assert found is not None, (
+        "chromium is not installed; scripts/install_packages.sh chromium-headless-shell installs it"
+    )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=list(ARGUMENTS))
         try:

@@ -6,7 +6,8 @@ underscores: `gen_ai.server.request.duration`, `.time_to_first_token`, `gen_ai.r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -116,8 +117,19 @@ def _plain_histogram(name: str, text: str, histogram: Histogram) -> HistogramMet
     return HistogramMetricFamily(name, text, buckets=histogram.cumulative(), sum_value=histogram.total)
 
 
-def metrics_text(gateway: Gateway) -> bytes:
-    """The exposition in Prometheus' text format 0.0.4."""
+class Snapshot(Collector):
+    """Metrics as they were when the event loop read them."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> list[Metric]:
+        """All of them."""
+        return self._families
+
+
+async def metrics_text(gateway: Gateway) -> bytes:
+    """The exposition in Prometheus' text format 0.0.4; written by a thread, since many models make it long."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(GatewayCollector(gateway))
-    return generate_latest(registry)
+    registry.register(Snapshot(GatewayCollector(gateway).collect()))
+    return await asyncio.to_thread(generate_latest, registry)

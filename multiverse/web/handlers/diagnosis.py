@@ -25,15 +25,15 @@ class MetricsHandler(GatewayHandler):
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
             raise InvalidAPIKey()
 
-    def get(self) -> None:
+    async def get(self) -> None:
         """The numbers as they are now."""
         self.set_header("Content-Type", TEXT_FORMAT)
         self.set_header("Cache-Control", "no-store")
-        self.finish(metrics_text(self.gateway))
+        self.finish(await metrics_text(self.gateway))
 
-    def head(self) -> None:
+    async def head(self) -> None:
         """As GET, without the body."""
-        self.get()
+        await self.get()
 
 
 class StoryHandler(GatewayHandler):
