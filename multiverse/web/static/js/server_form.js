@@ -1,8 +1,8 @@
-// The fields of a registration: what may stand in them, errors beside them as one types, and the test of a connection.
-// The gateway judges again; these are its rules (web/schemas.py) in the words of a form.
+// The fields of a registration, and the test of a connection.
 
 import { call } from "./api.js";
-import { build, find, setHidden, setText, whileBusy } from "./dom.js";
+import { build, find, setHidden, whileBusy } from "./dom.js";
+import { atMost, email, Fields, listOf, wholeNumber } from "./fields.js";
 import { milliseconds, plural } from "./format.js";
 
 export const FIELDS = {
@@ -17,12 +17,6 @@ export const FIELDS = {
   tags: "Tags",
   description: "Description",
 };
-const LARGEST_NUMBER = 2 ** 31 - 1;
-
-function wholeNumber(text) {
-  const fine = /^\d{1,10}$/.test(text) && Number(text) >= 1 && Number(text) <= LARGEST_NUMBER;
-  return fine ? "" : "A whole number of at least 1.";
-}
 
 function address(text) {
   if (!/^https?:\/\//i.test(text)) {
@@ -40,25 +34,21 @@ function address(text) {
 }
 
 function tags(text) {
-  const words = tagList(text);
+  const words = listOf(text);
   if (words.length > 20) {
     return "At most 20 tags.";
   }
   return words.some((word) => word.length > 50) ? "A tag has at most 50 characters." : "";
 }
 
-function tagList(text) {
-  return [...new Set(text.split(",").map((word) => word.trim()).filter(Boolean))];
-}
-
 const RULES = {
   endpoint_url: address,
   model_name: (text) => (/^[A-Za-z0-9._\-:/@+]{1,200}$/.test(text) ? "" : "At most 200 letters, digits and . _ - : / @ +"),
   api_key: (text) => (/^[!-~]{1,500}$/.test(text) ? "" : "Printable characters without spaces, at most 500."),
-  owner_email: (text) => (/^[^\s@]+@[^\s@]+\.[^\s@]+$/.test(text) ? "" : "This is not an e-mail address."),
-  owner_name: (text) => (text.length <= 200 ? "" : "At most 200 characters."),
-  served_model_name: (text) => (text.length <= 500 ? "" : "At most 500 characters."),
-  description: (text) => (text.length <= 2000 ? "" : "At most 2000 characters."),
+  owner_email: email,
+  owner_name: atMost(200),
+  served_model_name: atMost(500),
+  description: atMost(2000),
   context_length: wholeNumber,
   max_concurrency: wholeNumber,
   tags,
@@ -66,53 +56,20 @@ const RULES = {
 const REQUIRED = new Set(["endpoint_url", "model_name"]);
 const NUMBERS = new Set(["context_length", "max_concurrency"]);
 
-export class ServerForm {
-  #touched = new Set();
-
+export class ServerForm extends Fields {
   constructor(form, { onInput = () => {}, registrationId = null } = {}) {
-    this.form = form;
+    // In the order in which they stand in the form: the first that is wrong gets the focus.
+    super(form, Object.fromEntries(Object.keys(FIELDS).map((name) => [name, RULES[name]])), { required: REQUIRED, onInput });
     this.registrationId = registrationId;
-    for (const name of Object.keys(FIELDS)) {
-      const input = this.input(name);
-      input.addEventListener("input", () => {
-        if (this.#touched.has(name)) {
-          this.judge(name);
-        }
-        onInput(name);
-      });
-      input.addEventListener("blur", () => {
-        if (input.value.trim() || this.#touched.has(name)) {
-          this.#touched.add(name);
-          this.judge(name);
-        }
-      });
-      // Once something has been typed for a moment, say what is wrong with it: beside the field, as one types.
-      let timer;
-      input.addEventListener("input", () => {
-        clearTimeout(timer);
-        timer = setTimeout(() => {
-          this.#touched.add(name);
-          this.judge(name);
-        }, 500);
-      });
-    }
     const button = find("#test-connection", form);
     button.addEventListener("click", () => whileBusy(button, () => this.#testConnection()));
-  }
-
-  input(name) {
-    return this.form.elements.namedItem(name);
-  }
-
-  text(name) {
-    return this.input(name).value.trim();
   }
 
   /** The field's value as the API takes it: a number, a list, a text, or null. */
   value(name) {
     const text = this.text(name);
     if (name === "tags") {
-      return tagList(text);
+      return listOf(text);
     }
     if (text === "") {
       return null;
@@ -120,67 +77,15 @@ export class ServerForm {
     return NUMBERS.has(name) ? Number(text) : text;
   }
 
-  complain(name, text) {
-    const error = find(`#${name}-error`, this.form);
-    setText(error, text);
-    setHidden(error, text === "");
-    if (text) {
-      this.input(name).setAttribute("aria-invalid", "true");
-    } else {
-      this.input(name).removeAttribute("aria-invalid");
-    }
-  }
-
-  /** Whether the field is well; says beside it why not. */
-  judge(name) {
-    const text = this.text(name);
-    const complaint = text ? (RULES[name]?.(text) ?? "") : REQUIRED.has(name) ? "This is needed." : "";
-    this.complain(name, complaint);
-    return complaint === "";
-  }
-
-  /** Whether all fields are well; the first that is not gets the focus. */
-  judgeAll() {
-    const wrong = Object.keys(FIELDS).filter((name) => {
-      this.#touched.add(name);
-      return !this.judge(name);
-    });
-    if (wrong.length) {
-      this.input(wrong[0]).focus();
-    }
-    return wrong.length === 0;
-  }
-
-  /** Shows the API's own message: beside its field where it names one. */
-  showFailure(error) {
-    if (error.param in FIELDS) {
-      this.#touched.add(error.param);
-      this.complain(error.param, error.message);
-      this.input(error.param).focus();
-      return;
-    }
-    const place = find("#form-error", this.form);
-    setText(place, error.message);
-    setHidden(place, false);
-  }
-
-  clearFailure() {
-    setHidden(find("#form-error", this.form), true);
-  }
-
   clearComplaints() {
-    this.#touched.clear();
-    for (const name of Object.keys(FIELDS)) {
-      this.complain(name, "");
-    }
-    this.clearFailure();
+    super.clearComplaints();
     find("#test-result", this.form).replaceChildren();
   }
 
   async #testConnection() {
     const place = find("#test-result", this.form);
     place.replaceChildren();
-    this.#touched.add("endpoint_url");
+    this.touch("endpoint_url");
     if (!this.judge("endpoint_url") || (this.text("api_key") && !this.judge("api_key"))) {
       this.form.querySelector('[aria-invalid="true"]')?.focus();
       return;

@@ -1,0 +1,139 @@
+// The fields of a form: what may stand in them, and errors beside them as one types. The gateway judges again; rules
+// here are its own (web/schemas.py) in the words of a form. A field `x` has its complaints in `#x-error`.
+
+import { find, setHidden, setText } from "./dom.js";
+
+const LARGEST_NUMBER = 2 ** 31 - 1;
+const TYPING_MS = 500;
+
+export function wholeNumber(text) {
+  const fine = /^\d{1,10}$/.test(text) && Number(text) >= 1 && Number(text) <= LARGEST_NUMBER;
+  return fine ? "" : "A whole number of at least 1.";
+}
+
+export function email(text) {
+  return /^[^\s@]+@[^\s@]+\.[^\s@]+$/.test(text) ? "" : "This is not an e-mail address.";
+}
+
+export function atMost(longest) {
+  return (text) => (text.length <= longest ? "" : `At most ${longest} characters.`);
+}
+
+/** The words of a list with commas, each once. */
+export function listOf(text) {
+  return [...new Set(text.split(",").map((word) => word.trim()).filter(Boolean))];
+}
+
+export class Fields {
+  #touched = new Set();
+  #rules;
+  #required;
+
+  /** `rules`: by name, what is wrong with a text; empty for nothing. */
+  constructor(form, rules, { required = [], onInput = () => {} } = {}) {
+    this.form = form;
+    this.names = Object.keys(rules);
+    this.#rules = rules;
+    this.#required = new Set(required);
+    for (const name of this.names) {
+      this.#watch(name, onInput);
+    }
+  }
+
+  #watch(name, onInput) {
+    const input = this.input(name);
+    let timer;
+    input.addEventListener("input", () => {
+      if (this.#touched.has(name)) {
+        this.judge(name);
+      }
+      onInput(name);
+      // Once something has been typed for a moment, say what is wrong with it: beside the field, as one types.
+      clearTimeout(timer);
+      timer = setTimeout(() => {
+        if (this.text(name)) {
+          this.touch(name);
+          this.judge(name);
+        }
+      }, TYPING_MS);
+    });
+    input.addEventListener("blur", ({ relatedTarget }) => {
+      if (relatedTarget?.closest("button")) {
+        return; // A complaint would move the button from under the pointer; sending judges all fields anyway.
+      }
+      if (input.value.trim() || this.#touched.has(name)) {
+        this.touch(name);
+        this.judge(name);
+      }
+    });
+  }
+
+  input(name) {
+    return this.form.elements.namedItem(name);
+  }
+
+  text(name) {
+    return this.input(name).value.trim();
+  }
+
+  /** From now on the field is judged at every key. */
+  touch(name) {
+    this.#touched.add(name);
+  }
+
+  complain(name, text) {
+    const error = find(`#${name}-error`, this.form);
+    setText(error, text);
+    setHidden(error, text === "");
+    if (text) {
+      this.input(name).setAttribute("aria-invalid", "true");
+    } else {
+      this.input(name).removeAttribute("aria-invalid");
+    }
+  }
+
+  /** Whether the field is well; says beside it why not. */
+  judge(name) {
+    const text = this.text(name);
+    const complaint = text ? this.#rules[name](text) : this.#required.has(name) ? "This is needed." : "";
+    this.complain(name, complaint);
+    return complaint === "";
+  }
+
+  /** Whether all fields are well; the first that is not gets the focus. */
+  judgeAll() {
+    const wrong = this.names.filter((name) => {
+      this.touch(name);
+      return !this.judge(name);
+    });
+    if (wrong.length) {
+      this.input(wrong[0]).focus();
+    }
+    return wrong.length === 0;
+  }
+
+  /** Shows the API's own message: beside its field where it names one. */
+  showFailure(error) {
+    if (this.names.includes(error.param)) {
+      this.touch(error.param);
+      this.complain(error.param, error.message);
+      this.input(error.param).focus();
+      return;
+    }
+    const place = find(".form-error", this.form);
+    setText(place, error.message);
+    setHidden(place, false);
+  }
+
+  clearFailure() {
+    setHidden(find(".form-error", this.form), true);
+  }
+
+  clearComplaints() {
+    this.#touched.clear();
+    for (const name of this.names) {
+      this.complain(name, "");
+    }
+    this.clearFailure();
+  }
+}
