@@ -22,6 +22,7 @@ from multiverse.people.keyring import KeyRing
 from multiverse.people.keys import ANONYMOUS, READER, STUDENT, Keys
 from multiverse.people.limits import RateLimit
 from multiverse.people.sessions import Sessions
+from multiverse.people.thanks import ThanksBoard
 from multiverse.people.usage import Usage, UsageRecord
 from multiverse.proxy.asking import ForwardSettings
 from multiverse.proxy.forward import Proxy
@@ -85,6 +86,7 @@ class Gateway:
         self.numbers = RequestNumbers(is_registered=self.registry.knows)
         self.usage = Usage(store=self.store, on_end=self._on_request_end)
         self.usage_table = UsageTable(self.store)
+        self.thanks = ThanksBoard(table=self.usage_table, keyring=self.keyring)
         self.loop_watch = LoopWatch(clock=self.clock)
         self.log_memory = log_memory or LogMemory(lambda record: {})
         self._on_secret = on_secret or (lambda secret: None)

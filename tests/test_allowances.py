@@ -39,6 +39,13 @@ def allowance_of(allowances: Allowances, caller: Caller = STUDENT, name: str = "
     return found
 
 
+def test_a_key_s_own_limits_go_before_those_of_its_role() -> None:
+    allowances = build(HandClock(), requests_per_minute=7, tokens_per_day=50)
+    own = Caller("Ada", "student", "key-a", tokens_per_day=9, requests_at_once=2)
+    assert allowances.limit_of(own) == Limit(requests_per_minute=7, tokens_per_day=9, requests_at_once=2)
+    assert allowances.limit_of(STUDENT) == Limit(requests_per_minute=7, tokens_per_day=50)
+
+
 # -- by hand
 
 

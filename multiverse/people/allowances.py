@@ -44,6 +44,11 @@ class Allowances:
 
     def of(self, caller: Caller, name: str) -> Allowance | None:
         """The allowance of `caller`, counted under `name`; None when nothing limits it."""
+        limit = self.limit_of(caller)
+        return None if limit is NO_LIMIT else Allowance(self, limit, name)
+
+    def limit_of(self, caller: Caller) -> Limit:
+        """What `caller` may use: the key's own limits, where it has none those of its role."""
         limit = self._by_role.get(caller.role, NO_LIMIT)
         if caller.has_own_limits:
             limit = Limit(
@@ -51,7 +56,7 @@ class Allowances:
                 caller.tokens_per_day or limit.tokens_per_day,
                 caller.requests_at_once or limit.requests_at_once,
             )
-        return None if limit is NO_LIMIT else Allowance(self, limit, name)
+        return limit
 
     def restore(self, tokens_of_today: Mapping[str, int]) -> None:
         """After a start: what was used today before it, by name."""

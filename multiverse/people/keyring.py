@@ -32,6 +32,7 @@ RECORD_FIELDS = (
     "requests_per_minute",
     "tokens_per_day",
     "requests_at_once",
+    "on_thanks_board",
     "hint",
     "expires_at",
     "created_at",
@@ -72,6 +73,18 @@ class KeyRing:
         """One key. Raises KeyNotFound."""
         return self._record(self._row(key_id))
 
+    def own_record(self, caller: Caller) -> Record:
+        """The record of whoever calls; a key of the settings has none here, only what is known of its caller."""
+        if caller.key_id in self._rows:
+            return self.record(caller.key_id)
+        known = {"key_id": caller.key_id, "name": caller.name, "role": caller.role, "weight": caller.weight}
+        return {**dict.fromkeys(RECORD_FIELDS), **known, "status": "active"}
+
+    def thanked(self) -> dict[str, str]:
+        """Who wants to be thanked by name: names by `key_id`. Whoever has no key any more cannot take it back."""
+        rows = self._rows.values()
+        return {row["key_id"]: row["name"] for row in rows if row["on_thanks_board"] and row["revoked_at"] is None}
+
     def _row(self, key_id: str) -> Record:
         row = self._rows.get(key_id)
         if row is None:
@@ -80,7 +93,7 @@ class KeyRing:
 
     def _record(self, row: Record) -> Record:
         record = {name: row[name] for name in RECORD_FIELDS}
-        return {**record, "status": self._status(row)}
+        return {**record, "on_thanks_board": bool(row["on_thanks_board"]), "status": self._status(row)}
 
     def _status(self, row: Record) -> str:
         if row["revoked_at"] is not None:
@@ -104,6 +117,7 @@ class KeyRing:
             **dict.fromkeys(OPTIONAL_FIELDS),
             "role": STUDENT,
             "weight": 1,
+            "on_thanks_board": False,
             **fields,
             "key_id": f"key-{secrets.token_hex(6)}",
             "digest": digest_of(secret).hex(),
@@ -117,6 +131,8 @@ class KeyRing:
     async def change(self, key_id: str, changes: Record) -> Record:
         """Change fields; None clears an optional one. Raises KeyNotFound, also for one that is revoked."""
         self._living(key_id)
+        if not changes:
+            return self.record(key_id)
         await self._table.change_key(key_id, changes)
         self._know({**self._living(key_id), **changes})  # It may have been revoked meanwhile.
         LOG.info("key changed", extra={"fields": {"key": key_id, "changed": sorted(changes)}})

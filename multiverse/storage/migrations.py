@@ -25,6 +25,7 @@ def steps() -> tuple[Step, ...]:
         ("0004_keys", _create_keys),
         ("0005_usage_sums", _create_usage_sums),
         ("0006_aliases", _create_aliases),
+        ("0007_thanks_board", _create_thanks_board),
     )
 
 
@@ -228,6 +229,10 @@ def _create_aliases(database: Database) -> None:
     _table(database, "model_aliases").create(
         {"name": str, "models": str, "created_at": str}, pk="name", not_null={"name", "models"}
     )
+
+
+def _create_thanks_board(database: Database) -> None:
+    _table(database, "api_keys").add_column("on_thanks_board", int, not_null_default=0)
 
 
 def _table(database: Database, name: str) -> Table:

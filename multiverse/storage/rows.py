@@ -58,6 +58,7 @@ KEY_COLUMNS: Final = (
     "requests_per_minute",
     "tokens_per_day",
     "requests_at_once",
+    "on_thanks_board",
     "code_id",
     "expires_at",
     "created_at",

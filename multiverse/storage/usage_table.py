@@ -48,6 +48,13 @@ PEOPLE: Final = """
      GROUP BY person ORDER BY tokens_given DESC, person
 """
 
+# What one gives to oneself is no gift.
+GIVEN: Final = """
+    SELECT giver, CAST(total(prompt_tokens + completion_tokens) AS INTEGER) AS tokens,
+           CAST(total(requests) AS INTEGER) AS requests
+      FROM token_ledger WHERE id > :after AND giver <> taker AND giver <> 'nobody' GROUP BY giver
+"""
+
 
 class UsageTable:
     """Reads sums of usage; each coroutine sees every request that has ended. Raises StoreFailed."""
@@ -65,6 +72,15 @@ class UsageTable:
     async def people(self, person: str | None = None) -> list[Row]:
         """What each person has given and taken, most given first; one of them if `person` is given."""
         return await self._store.read(lambda database: list(database.query(PEOPLE, {"person": person})))
+
+    async def given_after(self, last_id: int) -> tuple[int, list[Row]]:
+        """What each giver gave to others in the ledger's rows behind `last_id`, and the id of its last row."""
+
+        def read(database: Database) -> tuple[int, list[Row]]:
+            (newest,) = database.execute("SELECT coalesce(max(id), 0) FROM token_ledger").fetchone()
+            return int(newest), list(database.query(GIVEN, {"after": last_id}))
+
+        return await self._store.read(read)
 
     async def tokens_on(self, day: str) -> dict[str, int]:
         """Tokens used on that day, by `key_id`."""

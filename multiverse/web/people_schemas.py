@@ -16,7 +16,7 @@ from multiverse.clock import iso_from_unix
 from multiverse.errors import InvalidRequest
 from multiverse.people.keys import ROLES, STUDENT
 from multiverse.storage.usage_table import GROUPS
-from multiverse.web.schemas import Email, Line, ModelNames, PositiveInteger, load
+from multiverse.web.schemas import Email, Line, ModelNames, PositiveInteger, StrictBoolean, load
 
 MOST_USES, MOST_ROSTER_ROWS, HEAVIEST = 10_000, 2000, 100
 LONGEST_LIFETIME_MINUTES = 60 * 24 * 366
@@ -100,6 +100,15 @@ class ClaimSchema(Schema):
     code = Line(longest=40, required=True)
     name = Line(longest=200, required=True, validate=validate.Length(min=1))
     email = Email(longest=254, allow_none=True)
+
+
+class AccountSchema(Schema):
+    """What the holder of a key may change of it."""
+
+    class Meta:
+        unknown = RAISE
+
+    on_thanks_board = StrictBoolean()
 
 
 class FormatQuerySchema(Schema):
