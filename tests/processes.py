@@ -187,12 +187,12 @@ class GatewayProcess:
         body = None if value is None else json.dumps(value).encode()
         return self.call(method, path, body, [("X-API-Key", ADMIN_KEY)])
 
-    def register(self, peer: ScriptedPeer, model: str, **fields: Any) -> str:
-        """Register a peer for `model` (it then lists that model) and return the registration id."""
+    def register(self, peer: ScriptedPeer, model: str, key: str = ADMIN_KEY, **fields: Any) -> str:
+        """Register a peer for `model` (it then lists that model), with `key`, and return the registration id."""
         if model not in peer.model_names:
             peer.model_names.append(model)
         value = {"model_name": model, "endpoint_url": peer.url, "api_key": PLANTED_SERVER_KEY, **fields}
-        response = self.admin("POST", "/admin/register", value)
+        response = self.call("POST", "/admin/register", json.dumps(value).encode(), [("X-API-Key", key)])
         assert response.status in (200, 201), f"registering failed: {response.status} {response.body!r}"
         registration_id = str(response.json()["registration_id"])
         self._registered.append(registration_id)

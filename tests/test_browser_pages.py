@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,29 +15,55 @@ from tests.browser import DESKTOP, PHONE, Visitor
 from tests.conftest import StartPeer, Visit
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, GatewayProcess
+from tests.test_keyring import bearer, make_key
 
 PHONE_RULES = ("scrollable-region-focusable", "link-name", "button-name", "label")
 FIRST_LOAD_BYTES, FIRST_LOAD_MS = 150_000, 1000
 HOSTILE = '"><img src=x onerror="window.taken = true"><script>window.taken = true</script>{{ 1 }}\''
-PUBLIC_PAGES = ("/", "/models", "/playground", "/sign-in")
-ADMIN_PAGES = ("/", "/register", "/models", "/playground", "/logs", "/settings")
+PUBLIC_PAGES = ("/", "/models", "/playground", "/sign-in", "/claim", "/thanks")
+STUDENT_PAGES = ("/", "/account", "/usage")
+# Where the name of somebody who wants to run scripts stands in full, so that it is known to have been shown as text.
+SHOW_HOSTILE = {("", "/thanks"), ("student", "/account"), ("admin", "/keys"), ("admin", "/usage")}
+ADMIN_PAGES = ("/", "/register", "/models", "/playground", "/logs", "/settings", "/keys", "/usage", "/account")
 
 
 @pytest.fixture
 def three_servers(gateway: GatewayProcess, start_peer: StartPeer, model: str) -> list[str]:
     """A good one, one that is down, and one whose owner wants to run scripts in others' browsers."""
+    hostile_key = hostile_student(gateway)
     good, down, hostile = start_peer(), start_peer(), start_peer()
     long_name = f"{model}/a-name-that-goes-on-and-on-for-much-longer-than-any-column-is-wide"
     registered = [
         gateway.register(good, model, owner_name="Ada", owner_email="ada@example.org", max_concurrency=2),
         gateway.register(down, long_name, owner_name="Ben " * 40),
-        gateway.register(hostile, model, owner_name=HOSTILE[:200], description=HOSTILE, tags=[HOSTILE[:50]]),
+        gateway.register(hostile, model, key=hostile_key, description=HOSTILE, tags=[HOSTILE[:50]]),
     ]
-    assert gateway.chat(model).status == 200
+    for headers in ([], [], bearer(hostile_key)):  # one each for the two that are healthy: both have given
+        assert gateway.chat(model, headers=headers).status == 200
     down.refuse()
     for _probe in range(3):
         gateway.admin("POST", f"/admin/servers/{registered[1]}/probe")
     return registered
+
+
+def hostile_student(gateway: GatewayProcess) -> str:
+    """The key of somebody whose name and e-mail would run in others' browsers, on every page that shows any."""
+    key = make_key(gateway, HOSTILE, email='"<img/src=x/onerror=taken=1>"@x.org')[1]
+    gateway.call("PATCH", "/v1/account", b'{"on_thanks_board": true}', bearer(key))
+    gateway.admin("POST", "/admin/claim-codes", {"uses": 3})
+    return key
+
+
+@contextlib.contextmanager
+def hostile_usage(gateway: GatewayProcess) -> Iterator[None]:
+    """As if a model and a server with such names had been asked; the API lets nobody register them."""
+    row = (datetime.now(UTC).strftime("%Y-%m-%d"), HOSTILE, HOSTILE, HOSTILE, HOSTILE, *[1] * 8)
+    with contextlib.closing(sqlite3.connect(gateway.directory / "gateway.db")) as database:
+        database.execute(f"INSERT INTO usage_daily VALUES ({', '.join('?' * len(row))})", row)
+        database.commit()
+        yield
+        database.execute("DELETE FROM usage_daily WHERE model_name = ?", [HOSTILE])
+        database.commit()
 
 
 def settle(page: Page) -> None:
@@ -43,18 +73,24 @@ def settle(page: Page) -> None:
 
 
 def test_every_page(gateway: GatewayProcess, visit: Visit, three_servers: list[str], subtests: pytest.Subtests) -> None:
-    visitor = visit(gateway, color_scheme="light")
-    for signed_in, paths in (
-        (False, PUBLIC_PAGES),
-        (True, (*ADMIN_PAGES, *(f"/servers/{registration_id}" for registration_id in three_servers[1:]))),
-    ):
-        if signed_in:
-            visitor.sign_in()
+    with hostile_usage(gateway):
+        look_at_every_page(gateway, visit(gateway, color_scheme="light"), three_servers, subtests)
+
+
+def look_at_every_page(
+    gateway: GatewayProcess, visitor: Visitor, three_servers: list[str], subtests: pytest.Subtests
+) -> None:
+    """As nobody, as a student and as the admin."""
+    servers = tuple(f"/servers/{registration_id}" for registration_id in three_servers[1:])
+    for role, paths in (("", PUBLIC_PAGES), ("student", STUDENT_PAGES), ("admin", (*ADMIN_PAGES, *servers))):
+        if role:
+            visitor.sign_in(ADMIN_KEY if role == "admin" else make_key(gateway, HOSTILE)[1])
         for path in paths:
-            with subtests.test(path=path, signed_in=signed_in):
+            with subtests.test(path=path, role=role):
                 page = visitor.open(path)
                 settle(page)
                 assert visitor.serious_findings() == []
+                assert (HOSTILE in page.locator("#main").inner_text()) or (role, path) not in SHOW_HOSTILE
                 page.emulate_media(color_scheme="dark")
                 assert visitor.serious_findings(("color-contrast",)) == [], "in the dark"
                 page.set_viewport_size(PHONE)

@@ -23,7 +23,10 @@ from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, GatewayProcess
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("/", "/models", "/playground", "/sign-in", "/register", "/logs", "/settings", "/servers/some-id")
+PAGES = (
+    *("/", "/models", "/playground", "/sign-in", "/claim", "/thanks", "/account", "/usage", "/register"),
+    *("/servers/some-id", "/keys", "/logs", "/settings"),
+)
 
 
 def sign_in(gateway: GatewayProcess, key: str = ADMIN_KEY, headers: wire.Headers = ()) -> Response:

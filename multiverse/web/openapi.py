@@ -142,12 +142,12 @@ def _request(route: Route, method: str) -> dict[str, Any]:
 
 def _replies(route: Route, method: str) -> dict[str, Any]:
     """What comes when all is well."""
-    told = REPLIES.get(f"{method} {route.shown}", ((200, "Done.", _usual_kind(route), None),))
+    told = REPLIES.get(f"{method} {route.shown}", ((200, "Done.", _usual_kind(route, method), None),))
     return {str(status): _reply(route, text, kinds.split(), example) for status, text, kinds, example in told}
 
 
-def _usual_kind(route: Route) -> str:
-    if issubclass(route.handler, PageHandler):
+def _usual_kind(route: Route, method: str) -> str:
+    if method == "GET" and issubclass(route.handler, PageHandler):
         return PAGE
     return EVENTS if issubclass(route.handler, EventsHandler) else JSON
 
@@ -219,6 +219,8 @@ def _codes(route: Route, method: str) -> set[str]:
         codes.add("server_not_found")
     if route.shown.startswith("/v1/models/"):
         codes.add("model_not_found")
+    if route.shown == "/claim":
+        codes |= {"claim_code_not_valid", "rate_limit_exceeded"}
     if route.shown == "/admin/register" or method == "PUT":
         codes.add("no_server_available")  # `require_healthy`
     if _forwards(route):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from multiverse.web.handlers import aliases, keys, usage
+from multiverse.web.handlers import account, aliases, keys, usage
 from multiverse.web.people_schemas import (
+    AccountSchema,
     AliasSchema,
     ChangeKeySchema,
     ClaimCodeSchema,
@@ -81,7 +82,10 @@ PEOPLE_ROUTES: tuple[Route, ...] = (
         pattern="/claim",
         handler=keys.ClaimHandler,
         access="anyone",
-        methods={"POST": "Trade a claim code for a key of one's own."},
+        methods={
+            "GET": "The page on which a claim code is traded for a key.",
+            "POST": "Trade a claim code for a key of one's own.",
+        },
         request_schema=ClaimSchema,
     ),
     Route(
@@ -99,6 +103,24 @@ PEOPLE_ROUTES: tuple[Route, ...] = (
         access="admin",
         methods={"GET": "Tokens given and taken, by person."},
         query_schema=FormatQuerySchema,
+    ),
+    Route(
+        shown="/v1/account",
+        pattern="/v1/account",
+        handler=account.AccountHandler,
+        access="client",
+        methods={
+            "GET": "The key that asks, what it may use, and what it has used today.",
+            "PATCH": "Change what its holder decides: whether the thanks board shows the name.",
+        },
+        request_schema=AccountSchema,
+    ),
+    Route(
+        shown="/v1/thanks",
+        pattern="/v1/thanks",
+        handler=account.ThanksHandler,
+        access="client",
+        methods={"GET": "Tokens given by lenders, by name where they asked for it."},
     ),
     Route(
         shown="/v1/usage",

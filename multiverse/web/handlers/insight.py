@@ -16,6 +16,7 @@ from multiverse import __version__
 from multiverse.clock import iso_from_unix
 from multiverse.servers.server import HEALTHY
 from multiverse.settings import SETTINGS
+from multiverse.web.handlers.admin import OwnerHandler
 from multiverse.web.handlers.base import GatewayHandler, first_values
 from multiverse.web.schemas import LogQuerySchema, LookSchema, load
 
@@ -156,7 +157,7 @@ def _shown_value(variable: str, value: object) -> Any:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-class LookHandler(GatewayHandler):
+class LookHandler(OwnerHandler):
     """`POST /admin/probe`."""
 
     async def post(self) -> None:
@@ -164,7 +165,7 @@ class LookHandler(GatewayHandler):
         fields = load(LOOK_SCHEMA, self.read_json())
         registration_id = fields.pop("registration_id", None)
         if registration_id and not fields.get("api_key"):
-            known = self.gateway.registrations.server(registration_id).registration
+            known = self.server_of_caller(registration_id).registration
             # The key goes to the address it was given for, and to no other.
             if known.endpoint.url == fields["endpoint_url"].strip().rstrip("/"):
                 fields["api_key"] = known.api_key

@@ -11,6 +11,7 @@ from typing import Any
 from multiverse.errors import ClaimCodeNotValid, RateLimitExceeded
 from multiverse.people.keyring import RECORD_FIELDS
 from multiverse.web.handlers.base import GatewayHandler, first_values
+from multiverse.web.handlers.pages import PageHandler
 from multiverse.web.people_schemas import (
     ChangeKeySchema,
     ClaimCodeSchema,
@@ -121,8 +122,10 @@ class ClaimCodeHandler(GatewayHandler):
         self.reply_json({"message": "Claim code withdrawn.", "code_id": code_id})
 
 
-class ClaimHandler(SecretHandler):
-    """`POST /claim`."""
+class ClaimHandler(PageHandler, SecretHandler):
+    """`GET /claim`, the page, and `POST /claim`."""
+
+    template, title = "claim", "Claim a key"
 
     async def post(self) -> None:
         """Trade a claim code for a key of one's own."""

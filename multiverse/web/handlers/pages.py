@@ -5,10 +5,12 @@ Everything a page may load comes from the gateway itself; scripts and styles are
 
 from __future__ import annotations
 
+from typing import Literal
 from urllib.parse import quote
 
 from multiverse import __version__
 from multiverse.errors import NotFound
+from multiverse.people.keys import ANONYMOUS
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.look import Look
 
@@ -24,15 +26,20 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+# In the words of web/route.py: "client" is whoever is signed in, "owner" who may register servers.
+Access = Literal["anyone", "client", "owner", "admin"]
 ONE_YEAR_SECONDS = 31_536_000
 
 
 class PageHandler(GatewayHandler):
-    """One page; `template` names it, `title` stands in the browser's tab, `for_admin` sends others to sign in first."""
+    """One page; `template` names it, `title` stands in the browser's tab, `audience` says whom it is for.
+
+    Others are sent to sign in. Which data somebody sees is decided by the routes that have it.
+    """
 
     template = ""
     title = ""
-    for_admin = False
+    audience: Access = "anyone"
 
     @property
     def look(self) -> Look:
@@ -42,10 +49,19 @@ class PageHandler(GatewayHandler):
 
     def get(self, *args: str) -> None:
         """The page, or the way to it."""
-        if self.for_admin and not self.caller.is_admin:
+        if not self._is_welcome():
             self.redirect(f"/sign-in?next={quote(self.request.path)}", status=303)
             return
         self.show_page()
+
+    def _is_welcome(self) -> bool:
+        caller = self.caller
+        return {
+            "anyone": True,
+            "client": caller.role != ANONYMOUS,
+            "owner": caller.may_own_servers,
+            "admin": caller.is_admin,
+        }[self.audience]
 
     def head(self, *args: str) -> None:
         """As GET, without the body."""
@@ -53,7 +69,7 @@ class PageHandler(GatewayHandler):
 
     def show_page(self) -> None:
         """Answer with the page."""
-        signed_in = self.caller.role != "anonymous"
+        signed_in = self.caller.role != ANONYMOUS
         body = self.look.page(
             self.template,
             page=self.template,
@@ -80,13 +96,13 @@ class PageHandler(GatewayHandler):
 class RegisterPage(PageHandler):
     """`GET /register`."""
 
-    template, title, for_admin = "register", "Register a server", True
+    template, title, audience = "register", "Register a server", "owner"
 
 
 class ServerPage(PageHandler):
     """`GET /servers/{registration_id}`."""
 
-    template, title, for_admin = "server", "Server", True
+    template, title, audience = "server", "Server", "owner"
 
 
 class ModelsPage(PageHandler):
@@ -101,16 +117,40 @@ class PlaygroundPage(PageHandler):
     template, title = "playground", "Playground"
 
 
+class AccountPage(PageHandler):
+    """`GET /account`."""
+
+    template, title, audience = "account", "My account", "client"
+
+
+class UsagePage(PageHandler):
+    """`GET /usage`."""
+
+    template, title, audience = "usage", "Usage", "client"
+
+
+class ThanksPage(PageHandler):
+    """`GET /thanks`."""
+
+    template, title = "thanks", "Thanks"
+
+
+class KeysPage(PageHandler):
+    """`GET /keys`."""
+
+    template, title, audience = "keys", "Keys", "admin"
+
+
 class LogsPage(PageHandler):
     """`GET /logs`."""
 
-    template, title, for_admin = "logs", "Logs", True
+    template, title, audience = "logs", "Logs", "admin"
 
 
 class SettingsPage(PageHandler):
     """`GET /settings`."""
 
-    template, title, for_admin = "settings", "Settings", True
+    template, title, audience = "settings", "Settings", "admin"
 
 
 class SignInPage(PageHandler):

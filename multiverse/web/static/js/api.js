@@ -12,8 +12,11 @@ export class ApiError extends Error {
 }
 
 export const isAdmin = document.body.dataset.role === "admin";
+/** Whether this visitor may have servers, the own ones at least. */
+export const mayOwnServers = isAdmin || document.body.dataset.role === "student";
+export const isSignedIn = document.body.dataset.role !== "anonymous";
 /** Whether `/v1` answers this visitor; asking in vain would be an error in the browser's console. */
-const mayAsk = document.body.dataset.mayAsk === "yes";
+export const mayAsk = document.body.dataset.mayAsk === "yes";
 const MODELS = "/v1/models";
 const UNREACHABLE = "The gateway cannot be reached. It may be restarting, or this device is offline.";
 
@@ -71,7 +74,7 @@ export async function errorOf(response) {
   if (response.status === 429 && retryAfterSeconds) {
     message += ` (${retryAfterSeconds} s)`;
   }
-  if (response.status === 401 && document.body.dataset.role !== "anonymous") {
+  if (response.status === 401 && isSignedIn) {
     message = "Your session has ended. Sign in again.";
   }
   return new ApiError(message, {

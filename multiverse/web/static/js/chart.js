@@ -1,8 +1,9 @@
 // The charts: uPlot with our colours. A chart has a text beside it that says the same in words.
 
-import { milliseconds } from "./format.js";
+import { milliseconds, short } from "./format.js";
 
 const HEIGHT = 190;
+const DAY_SECONDS = 86_400;
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -96,5 +97,35 @@ export function probeChart(place) {
     scales: { wait: { range: (plot, low, high) => [0, Math.max(high * 1.1, 10)] } },
     axes: [axis({ values: clockTimes, space: 70, size: 30 }), axis({ scale: "wait", values: (plot, values) => values.map((value) => milliseconds(value).replace(".0 ", " ")), size: 62 })],
     series: [{}, { scale: "wait", stroke: colour("--chart-wait"), width: 2, points: { size: 4, fill: colour("--chart-wait") } }],
+  }));
+}
+
+function days(plot, values) {
+  const format = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
+  return values.map((seconds) => (seconds % DAY_SECONDS === 0 ? format.format(new Date(seconds * 1000)) : ""));
+}
+
+/** Tokens of each day as bars, those of prompts below those of answers; requests as a line. */
+export function usageChart(place) {
+  const bars = () => window.uPlot.paths.bars({ size: [0.7, 28] });
+  return new Chart(place, () => ({
+    tzDate: (seconds) => window.uPlot.tzDate(new Date(seconds * 1000), "UTC"),
+    cursor: { drag: { x: false, y: false }, points: { show: false } },
+    scales: {
+      x: { range: (plot, first, last) => [first - DAY_SECONDS * 0.6, last + DAY_SECONDS * 0.6] },
+      tokens: { range: (plot, low, high) => [0, Math.max(high * 1.05, 10)] },
+      requests: { range: (plot, low, high) => [0, Math.max(high * 1.05, 4)] },
+    },
+    axes: [
+      axis({ values: days, space: 60, size: 30, incrs: [1, 2, 7, 14, 30, 90, 365].map((many) => many * DAY_SECONDS) }),
+      axis({ scale: "tokens", values: (plot, values) => values.map((value) => (Number.isInteger(value) ? short(value) : "")), size: 52 }),
+      axis({ scale: "requests", side: 1, grid: { show: false }, values: wholeNumbers, size: 44 }),
+    ],
+    series: [
+      {},
+      { scale: "tokens", fill: colour("--chart-requests"), stroke: colour("--chart-requests"), width: 0, paths: bars(), points: { show: false } },
+      { scale: "tokens", fill: colour("--chart-prompts"), stroke: colour("--chart-prompts"), width: 0, paths: bars(), points: { show: false } },
+      { scale: "requests", stroke: colour("--chart-wait"), width: 2, points: { size: 5, fill: colour("--chart-wait") } },
+    ],
   }));
 }

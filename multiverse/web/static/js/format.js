@@ -4,6 +4,8 @@ const NUMBER = new Intl.NumberFormat("en");
 const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const EXACT = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 
+const DAY = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeZone: "UTC" });
+
 export const NOTHING = "–";
 
 export function count(value) {
@@ -62,6 +64,21 @@ export function ago(iso, now = Date.now()) {
     return "just now";
   }
   return `${duration(seconds).split(" ").slice(0, 2).join(" ")} ago`;
+}
+
+/** A moment to come, as `in 12 min`; null when it is over. */
+export function until(iso, now = Date.now()) {
+  const seconds = Math.ceil((Date.parse(iso) - now) / 1000);
+  return seconds > 0 ? `in ${duration(seconds)}` : null;
+}
+
+export function day(iso) {
+  return DAY.format(new Date(iso));
+}
+
+/** Tokens on an axis, as `1.5K`. */
+export function short(value) {
+  return COMPACT.format(value);
 }
 
 export function exactTime(iso) {

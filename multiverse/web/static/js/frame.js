@@ -1,6 +1,6 @@
 // What every page has: colours, sign out, the network's state, the quick counts, times that grow older.
 
-import { call, isAdmin } from "./api.js";
+import { call, isAdmin, mayOwnServers } from "./api.js";
 import { build, find, setHidden, setText, whileBusy } from "./dom.js";
 import { count, plural, tickTimes } from "./format.js";
 import { live } from "./live.js";
@@ -65,6 +65,15 @@ function watchSignOut() {
   }
 }
 
+/** On a phone the pages' names do not fit: the present one shall be seen. */
+function showWhere() {
+  const current = document.querySelector("nav.pages [aria-current]");
+  const row = find("nav.pages ul").parentElement;
+  if (current !== null) {
+    row.scrollLeft = current.offsetLeft - row.offsetLeft - (row.clientWidth - current.offsetWidth) / 2;
+  }
+}
+
 function watchNetwork() {
   const banner = find("#network");
   const retry = build("button", { type: "button", class: "quiet" }, "Try again");
@@ -110,11 +119,15 @@ export function startFrame() {
   watchTheme();
   watchSignOut();
   watchNetwork();
+  showWhere();
   setInterval(tickTimes, 1000);
   if (isAdmin) {
     watchCounts();
     live.start();
   } else {
     watchOffer();
+    if (mayOwnServers) {
+      live.startAsking();
+    }
   }
 }

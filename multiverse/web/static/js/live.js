@@ -14,6 +14,7 @@ class Live {
   #listeners = new Map();
   #servers = new Map();
   #source = null;
+  #streams = true;
   #failures = 0;
   #retryTimer = null;
   #pollTimer = null;
@@ -36,6 +37,12 @@ class Live {
     if (!document.hidden) {
       this.#connect();
     }
+  }
+
+  /** For those who may see their own servers only, whom the stream is not for: asks for them every few seconds. */
+  startAsking() {
+    this.#streams = false;
+    setTimeout(() => this.#pollsServers && this.start()); // Once the page's module has said what it listens to.
   }
 
   retryNow() {
@@ -71,6 +78,10 @@ class Live {
     this.#source?.close();
     if (this.#state === "") {
       this.#setState("connecting");
+    }
+    if (!this.#streams) {
+      this.#startPolling();
+      return;
     }
     const source = new EventSource("/admin/events");
     this.#source = source;
@@ -118,9 +129,11 @@ class Live {
 
   async #poll() {
     try {
-      this.#emit("counts", await call("GET", "/admin/stats"));
+      if (this.#streams) {
+        this.#emit("counts", await call("GET", "/admin/stats"));
+        this.#emit("logs", Number.MAX_SAFE_INTEGER);
+      }
       await this.#loadServers();
-      this.#emit("logs", Number.MAX_SAFE_INTEGER);
       if (this.#pollTimer !== null) {
         this.#setState("polling");
       }

@@ -19,6 +19,7 @@ const path = `/admin/servers/${id}`;
 const chip = verdictChip("unknown");
 const form = new ServerForm(find("#edit-form"), { onInput: () => markChanges(), registrationId: id });
 let server = null;
+let changesMade = 0;
 let chart = null;
 let snippet = null;
 
@@ -122,7 +123,11 @@ function showFailures({ recent_probes: probes, recent_failures: requests }) {
 
 async function load() {
   try {
+    const turn = changesMade;
     const record = await call("GET", `${path}?limit=100`);
+    if (turn !== changesMade) {
+      return; // Asked before something was done here: older than what is shown.
+    }
     show(record);
     showProbes(record);
     showFailures(record);
@@ -171,7 +176,9 @@ act("#probe", async () => {
 
 act("#drain", async () => {
   const draining = server.availability === "draining";
-  show(await call("POST", `${path}/${draining ? "resume" : "drain"}`));
+  const record = await call("POST", `${path}/${draining ? "resume" : "drain"}`);
+  changesMade += 1;
+  show(record);
   toast(draining ? "The server takes requests again." : "No new request goes to this server; those under way finish.");
 });
 
@@ -246,7 +253,9 @@ find("#confirm-save").addEventListener("click", () =>
   whileBusy(find("#confirm-save"), async () => {
     const body = Object.fromEntries(changes().map((name) => [name, form.value(name)]));
     try {
-      show(await call("PUT", `/admin/register/${id}`, body));
+      const record = await call("PUT", `/admin/register/${id}`, body);
+      changesMade += 1;
+      show(record);
       find("#confirm-changes").close();
       closeEdit();
       toast("The changes are saved.");

@@ -11,8 +11,8 @@ function remembered() {
   }
 }
 
-/** Tabs with the code that `body()` amounts to; `refresh()` writes it anew. */
-export function snippetTabs(body, label) {
+/** Tabs with the code that `body()` amounts to, with `key` in it; `refresh()` writes it anew. */
+export function snippetTabs(body, label, key = undefined) {
   const code = build("code");
   const panelId = `panel-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
   const panel = build("div", { role: "tabpanel", id: panelId, class: "snippet", "aria-label": label }, build("pre", { tabindex: "0" }, code), copyButton(() => code.textContent));
@@ -25,7 +25,7 @@ export function snippetTabs(body, label) {
       tab.setAttribute("aria-selected", String(selected));
       tab.tabIndex = selected ? 0 : -1;
     }
-    code.textContent = snippet(chosen, body());
+    code.textContent = snippet(chosen, body(), key);
   };
   const choose = (tab) => {
     chosen = tab.dataset.language;
