@@ -182,11 +182,12 @@ def change_and_revoke(page: Page, gateway: GatewayProcess, key: str, name: str) 
     dialog.get_by_label("Role").select_option("reader")
     dialog.get_by_label("Requests a minute").fill("")
     dialog.get_by_label("Valid until").fill("2099-06-30")
+    gateway.admin("PATCH", f"/admin/keys/{key_id_of(gateway, key)}", {"weight": 3})
     dialog.get_by_role("button", name="Save changes").click()
     row = page.locator("#keys tr:visible")
     expect(row).to_contain_text("30 Jun 2099")
     own = gateway.call("GET", "/v1/account", None, bearer(key)).json()
-    assert (own["role"], own["requests_per_minute"], own["weight"]) == ("reader", None, 2)
+    assert (own["role"], own["requests_per_minute"], own["weight"]) == ("reader", None, 3), "others' changes stay"
     assert own["expires_at"] == "2099-06-30T23:59:59.999Z"
     page.get_by_role("button", name=f"Change the key of {name}").click()
     dialog.get_by_role("button", name="Revoke").click()

@@ -34,7 +34,7 @@ function showAccount(account) {
     fact("Role", ROLES[account.role] ?? account.role),
     fact("E-mail", account.email ?? NOTHING),
     fact("Ends with", account.hint ? build("code", {}, `…${account.hint}`) : "set in the gateway's settings"),
-    fact("Valid until", account.expires_at ? day(account.expires_at) : "it is revoked"),
+    fact("Valid until", account.expires_at ? day(account.expires_at) : "no end"),
     fact("Models", account.models ? account.models.join(", ") : "all"),
     fact("Limits", limits.join(", ") || "none"),
   );
