@@ -1,6 +1,6 @@
 """Makes the pictures in docs/pictures: the real gateway with five servers, one of them down, in a real Chromium.
 
-The servers are the scripted ones of the tests and the last hour is made up; everything that is seen of it is not.
+The servers are the scripted ones of the tests, the last hour and month are made up; all that is seen of it is not.
 Usage: .venv/bin/python scripts/screenshots.py [DIRECTORY]
 """
 
@@ -30,7 +30,7 @@ from tests.peers import PeerLoop, ScriptedPeer  # noqa: E402
 from tests.processes import GatewayProcess  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"
-WIDE = {"width": 1200, "height": 820}
+WIDE = {"width": 1280, "height": 840}
 SERVERS: tuple[dict[str, Any], ...] = (
     {"model": "llama-3.2-3b", "owner_name": "Ada", "max_concurrency": 2, "tags": ["laptop"]},
     {"model": "llama-3.2-3b", "owner_name": "Ben", "max_concurrency": 4, "tags": ["gpu"]},
@@ -39,6 +39,7 @@ SERVERS: tuple[dict[str, Any], ...] = (
     {"model": "mistral-7b-instruct", "owner_name": "the lab", "max_concurrency": 16, "tags": ["gpu", "lab"]},
 )
 DOWN = 3
+CLASS = ("Ada Lovelace", "Ben Okri", "Chioma Eze", "Dimitri Ivanov", "Eva Novak", "Farid Haddad", "Grace Hopper")
 ANSWER = (
     "A balanced tree keeps its left and right sides about equally deep, so that looking something up takes a number "
     "of steps that grows with the logarithm of its size. After each insertion it looks at the nodes on the way back "
@@ -81,6 +82,25 @@ def made_up_hour(database: Path, registration_ids: list[str]) -> None:
         )
 
 
+def made_up_month(gateway: GatewayProcess, registration_ids: list[str]) -> None:
+    """Keys for a class, and what it used on each day: less at weekends."""
+    roster = "\n".join(f"{name},{name.split()[0].lower()}@example.org" for name in CLASS)
+    keys = gateway.admin("POST", "/admin/keys/import", {"csv": f"name,email\n{roster}"}).json()["keys"]
+    chooser = random.Random(11)
+    rows = []
+    for days_ago in range(30):
+        day = datetime.now(UTC) - timedelta(days=days_ago)
+        for key in keys:
+            for server, registration_id in enumerate(registration_ids):
+                if chooser.random() < (0.08 if day.weekday() >= 5 else 0.5):
+                    requests, failed = chooser.randint(1, 18), chooser.random() < 0.2
+                    tokens = (requests * chooser.randint(60, 300), requests * chooser.randint(100, 500), 0)
+                    names = (day.strftime("%Y-%m-%d"), key["key_id"], key["name"], SERVERS[server]["model"])
+                    rows.append((*names, registration_id, requests, requests - failed, int(failed), 0, 0, *tokens))
+    with contextlib.closing(sqlite3.connect(gateway.directory / "gateway.db")) as connection, connection:
+        connection.executemany(f"INSERT INTO usage_daily VALUES ({', '.join('?' * 13)})", rows)
+
+
 def event(text: str) -> bytes:
     """One token as a server streams it."""
     return wire.chunk(wire.sse(json.dumps({"choices": [{"index": 0, "delta": {"content": text}}]})))
@@ -108,7 +128,7 @@ def photograph(browser: Browser, gateway: GatewayProcess, peers: list[ScriptedPe
     wide.sign_in()
     wide.open("/")
     expect(wide.page.locator("#servers tbody")).to_have_count(len(SERVERS))
-    wide.page.set_viewport_size({"width": 1200, "height": 960})
+    wide.page.set_viewport_size({"width": 1280, "height": 980})
     take(wide, to / "dashboard.png")
     hold = Hold()
     stream_slowly(peers[2], hold)
@@ -122,6 +142,7 @@ def photograph(browser: Browser, gateway: GatewayProcess, peers: list[ScriptedPe
     expect(wide.page.locator("#conversation")).to_contain_text("rotates where", timeout=10_000)
     take(wide, to / "playground.png")
     hold.release()
+    photograph_class(wide, to)
     dark = Visitor(browser.new_context(viewport=WIDE, color_scheme="dark"), gateway)
     dark.sign_in()
     dark.open(f"/servers/{ids[DOWN]}")
@@ -134,6 +155,18 @@ def photograph(browser: Browser, gateway: GatewayProcess, peers: list[ScriptedPe
     expect(phone.page.locator("#chart canvas")).to_be_visible()
     phone.page.evaluate("document.querySelector('#servers-card').scrollIntoView()")
     take(phone, to / "phone.png")
+
+
+def photograph_class(wide: Visitor, to: Path) -> None:
+    """What a teacher sees: a code for the blackboard, and who used what."""
+    wide.open("/keys")
+    expect(wide.page.locator("#keys tr")).to_have_count(len(CLASS))
+    wide.page.get_by_role("button", name="Make a code").click()
+    expect(wide.page.locator("#board")).to_be_visible()
+    take(wide, to / "keys.png")
+    wide.open("/usage")
+    expect(wide.page.locator("#key-rows")).to_contain_text(CLASS[0])
+    take(wide, to / "usage.png")
 
 
 def main() -> None:
@@ -151,6 +184,7 @@ def main() -> None:
             for peer, fields in zip(peers, SERVERS, strict=True)
         ]
         made_up_hour(directory / "gateway.db", ids)
+        made_up_month(gateway, ids)
         time.sleep(13)  # Some probes, so that there is something to see.
         peers[DOWN].refuse()
         time.sleep(9)

@@ -247,7 +247,7 @@ def test_the_network_is_lost_and_found(gateway: GatewayProcess, visit: Visit) ->
 def test_a_client_s_key_signs_in_as_a_client(start_gateway: Any, visit: Visit) -> None:
     gateway = start_gateway(REQUIRE_CLIENT_API_KEY="true", CLIENT_API_KEYS="planted-client-key-b16b")
     visitor: Visitor = visit(gateway)
-    for path in ("/", "/models", "/playground"):
+    for path in ("/", "/models", "/playground", "/thanks"):
         expect(visitor.open(path).get_by_text("This gateway asks for a key")).to_be_visible()
     visitor.sign_in("planted-client-key-b16b")
     page = visitor.open("/models")

@@ -48,6 +48,7 @@ def test_from_the_blackboard_to_thanks(
     own_id = register_own_server(page, gateway, laptop, model)
     ask_and_count(page, gateway, key, model)
     be_thanked(page, gateway, model, other)
+    see_it_die(page, gateway, laptop, own_id)
     visitor.open(f"/servers/{lab_id}")
     expect(page.locator("#missing")).to_contain_text("no such server")
     gateway.admin("DELETE", f"/admin/register/{own_id}")
@@ -142,6 +143,19 @@ def be_thanked(page: Page, gateway: GatewayProcess, model: str, other: str) -> N
     page.goto(f"{gateway.url}/thanks")
     expect(page.locator("#people li[data-you=true]")).to_contain_text("Ada Lovelace (you)")
     expect(page.locator("#people li[data-you=true] .given")).to_have_text("5 tokens")
+
+
+def see_it_die(page: Page, gateway: GatewayProcess, laptop: ScriptedPeer, own_id: str) -> None:
+    """Students' pages ask every few seconds; the browser's clock is moved for that."""
+    page.clock.install()
+    page.goto(f"{gateway.url}/account")
+    expect(page.locator("#servers .verdict")).to_have_text("healthy")
+    laptop.refuse()
+    for _probe in range(3):
+        gateway.admin("POST", f"/admin/servers/{own_id}/probe")
+    page.clock.fast_forward(6000)
+    expect(page.locator("#servers .verdict")).to_have_text("unhealthy")
+    expect(page.locator("#servers")).to_contain_text("refused the connection")
 
 
 # -- the teacher

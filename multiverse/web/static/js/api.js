@@ -16,7 +16,7 @@ export const isAdmin = document.body.dataset.role === "admin";
 export const mayOwnServers = isAdmin || document.body.dataset.role === "student";
 export const isSignedIn = document.body.dataset.role !== "anonymous";
 /** Whether `/v1` answers this visitor; asking in vain would be an error in the browser's console. */
-export const mayAsk = document.body.dataset.mayAsk === "yes";
+const mayAsk = document.body.dataset.mayAsk === "yes";
 const MODELS = "/v1/models";
 const UNREACHABLE = "The gateway cannot be reached. It may be restarting, or this device is offline.";
 
@@ -26,7 +26,7 @@ function tell(reachable) {
 
 /** The answer's JSON. Raises ApiError; AbortError when `signal` ends it. */
 export async function call(method, path, body = undefined, { signal } = {}) {
-  if (path === MODELS && !mayAsk) {
+  if (path.startsWith("/v1/") && !mayAsk) {
     throw new ApiError("This gateway asks for a key: sign in with yours.", { status: 401, code: "invalid_api_key" });
   }
   const response = await send(method, path, body, { signal });
