@@ -219,6 +219,7 @@ def test_a_class_gets_its_keys(gateway: GatewayProcess, visit: Visit, model: str
     """A roster with a mistake, and without; a code on the board, claimed and withdrawn."""
     visitor = visit(gateway, signed_in=True)
     visitor.expect("status of 400")
+    visitor.page.clock.install()
     page = visitor.open("/keys")
     page.get_by_role("button", name="Import a roster").click()
     page.get_by_label("Roster", exact=True).fill(f"name,email\nAda of {model},ada@x.org\nBen,not an address")
@@ -252,6 +253,7 @@ def claim_from_the_board(page: Page, gateway: GatewayProcess, model: str) -> Non
     expect(newest).to_contain_text("0 of 3 keys claimed")
     body = json.dumps({"code": code, "name": f"Eve of {model}"}).encode()
     assert gateway.call("POST", "/claim", body).status == 201
+    page.clock.fast_forward(4000)
     expect(newest).to_contain_text("1 of 3 keys claimed")
     expect(page.locator("#keys tr:visible")).to_have_count(3)
     newest.get_by_role("button", name="Withdraw").click()

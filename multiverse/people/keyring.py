@@ -81,7 +81,7 @@ class KeyRing:
         return {**dict.fromkeys(RECORD_FIELDS), **known, "status": "active"}
 
     def thanked(self) -> dict[str, str]:
-        """Who wants to be thanked by name: names by `key_id`. Whoever has no key any more cannot take it back."""
+        """Who wants to be thanked by name: names by `key_id`. With a revoked key nobody could take it back."""
         rows = self._rows.values()
         return {row["key_id"]: row["name"] for row in rows if row["on_thanks_board"] and row["revoked_at"] is None}
 
