@@ -25,6 +25,7 @@ def steps() -> tuple[Step, ...]:
         ("0004_keys", _create_keys),
         ("0005_usage_sums", _create_usage_sums),
         ("0006_aliases", _create_aliases),
+        ("0007_lending_terms", _add_lending_terms),
     )
 
 
@@ -228,6 +229,17 @@ def _create_aliases(database: Database) -> None:
     _table(database, "model_aliases").create(
         {"name": str, "models": str, "created_at": str}, pk="name", not_null={"name", "models"}
     )
+
+
+def _add_lending_terms(database: Database) -> None:
+    """Servers that were registered before stay lent to everybody, at all hours."""
+    servers = _table(database, "servers")
+    servers.add_column("offered_to", str, not_null_default="class")
+    for column in ("reserve_slot", "paused"):
+        servers.add_column(column, int, not_null_default=0)
+    for column in ("friends", "quiet_hours", "time_zone"):
+        servers.add_column(column, str)
+    servers.add_column("daily_token_cap", int)
 
 
 def _table(database: Database, name: str) -> Table:
