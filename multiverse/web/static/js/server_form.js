@@ -16,7 +16,15 @@ export const FIELDS = {
   max_concurrency: "Requests at a time",
   tags: "Tags",
   description: "Description",
+  offered_to: "Lent to",
+  friends: "Friends",
+  quiet_hours: "Quiet hours",
+  time_zone: "Time zone",
+  daily_token_cap: "Tokens a day",
+  reserve_slot: "Reserved slot",
 };
+export const LISTS = new Set(["tags", "friends"]);
+export const SWITCHES = new Set(["reserve_slot"]);
 const LARGEST_NUMBER = 2 ** 31 - 1;
 
 function wholeNumber(text) {
@@ -40,15 +48,35 @@ function address(text) {
 }
 
 function tags(text) {
-  const words = tagList(text);
+  const words = wordList(text);
   if (words.length > 20) {
     return "At most 20 tags.";
   }
   return words.some((word) => word.length > 50) ? "A tag has at most 50 characters." : "";
 }
 
-function tagList(text) {
+function wordList(text) {
   return [...new Set(text.split(",").map((word) => word.trim()).filter(Boolean))];
+}
+
+function quietHours(text) {
+  const time = "([01]?\\d|2[0-3]):[0-5]\\d|24:00";
+  const span = new RegExp(`^(${time})\\s*[-–]\\s*(${time})$`);
+  return text.split(",").every((part) => span.test(part.trim())) ? "" : "Times of the day such as 22:00-07:00.";
+}
+
+function timeZone(text) {
+  try {
+    new Intl.DateTimeFormat("en", { timeZone: text });
+    return "";
+  } catch {
+    return "There is no such time zone; one is Europe/Berlin.";
+  }
+}
+
+/** The time zone of this browser, where it tells. */
+function zoneHere() {
+  return Intl.DateTimeFormat().resolvedOptions().timeZone ?? "";
 }
 
 const RULES = {
@@ -61,10 +89,13 @@ const RULES = {
   description: (text) => (text.length <= 2000 ? "" : "At most 2000 characters."),
   context_length: wholeNumber,
   max_concurrency: wholeNumber,
+  daily_token_cap: wholeNumber,
+  quiet_hours: quietHours,
+  time_zone: timeZone,
   tags,
 };
 const REQUIRED = new Set(["endpoint_url", "model_name"]);
-const NUMBERS = new Set(["context_length", "max_concurrency"]);
+const NUMBERS = new Set(["context_length", "max_concurrency", "daily_token_cap"]);
 
 export class ServerForm {
   #touched = new Set();
@@ -96,6 +127,13 @@ export class ServerForm {
         }, 500);
       });
     }
+    find("#time-zones", form).replaceChildren(...(Intl.supportedValuesOf?.("timeZone") ?? []).map((zone) => build("option", { value: zone })));
+    this.input("quiet_hours").addEventListener("change", () => {
+      if (this.text("quiet_hours") && !this.text("time_zone")) {
+        this.input("time_zone").value = zoneHere();
+        this.input("time_zone").dispatchEvent(new Event("input", { bubbles: true }));
+      }
+    });
     const button = find("#test-connection", form);
     button.addEventListener("click", () => whileBusy(button, () => this.#testConnection()));
   }
@@ -111,8 +149,11 @@ export class ServerForm {
   /** The field's value as the API takes it: a number, a list, a text, or null. */
   value(name) {
     const text = this.text(name);
-    if (name === "tags") {
-      return tagList(text);
+    if (LISTS.has(name)) {
+      return wordList(text);
+    }
+    if (SWITCHES.has(name)) {
+      return text === "yes";
     }
     if (text === "") {
       return null;
