@@ -325,6 +325,22 @@ async def test_among_those_who_wait_the_owner_goes_first() -> None:
     assert (server.in_flight, server.owners_in_flight) == (0, 0)
 
 
+async def test_who_may_not_have_what_is_free_lets_the_others_pass() -> None:
+    clock = HandClock()
+    everybodys = lent(clock, "a", max_concurrency=1)
+    friends = lent(clock, "b", max_concurrency=2, offered_to="friends", friends=("key-ben",))
+    queue, _registry = queue_for(everybodys, friends)
+    attempts = [queue.place(MODEL, tried, asker) for tried, asker in (((), OTHER), ((), FRIEND), ((), FRIEND))]
+    newcomer, friend = (queue.join(MODEL, (), asker) for asker in (Asker("key-new"), FRIEND))
+    for attempt in reversed(attempts):
+        assert attempt is not None
+        attempt.end(Blame.SUCCESS)
+        assert friend.done(), "it is the newcomer's turn, but not the newcomer's server"
+        assert newcomer.done() == (attempt is attempts[0])
+    for place in (newcomer, friend):
+        place.result().end(Blame.SUCCESS)
+
+
 @given(st.lists(st.tuples(st.sampled_from([OWNER, FRIEND, OTHER]), st.integers(0, 9)), max_size=60))
 @settings(UNHURRIED, max_examples=60)
 def test_others_never_have_the_last_slot(steps: list[tuple[Asker, int]]) -> None:

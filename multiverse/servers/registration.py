@@ -199,7 +199,6 @@ class RegistrationService:
         if changes.get("api_key") is not None:
             self._on_secret(changes["api_key"])
         asked, result = replace(server.registration, **changes), None
-        check_terms(asked)
         if require_healthy or ASKS_THE_SERVER_AGAIN & changes.keys():
             result = await self._probe_first(asked, server, require_healthy=require_healthy)
         async with self._writing:
