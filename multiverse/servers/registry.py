@@ -170,7 +170,7 @@ class Registry:
     def _pick_in_turn(self, rotation: Rotation, tried: Collection[Server], asker: Asker) -> Server | None:
         second_choice: tuple[int, Server] | None = None
         for position, server in rotation.in_turn():
-            if not server.available or server in tried or (server.lending.restricted and not server.admits(asker)):
+            if (server.lending.restricted and not server.admits(asker)) or not server.available or server in tried:
                 continue
             if server.preferred:
                 rotation.next_position = position + 1

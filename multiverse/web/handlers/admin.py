@@ -5,6 +5,8 @@ Thin on purpose: schemas judge the input, servers/registration.py does the work,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from multiverse.clock import iso_from_unix
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 
 REGISTER_SCHEMA, UPDATE_SCHEMA, SERVER_SCHEMA = RegisterSchema(), UpdateSchema(), ServerSchema()
 TERMS_SCHEMA = TermsSchema()
-WITHOUT = {"tags": (), "friends": (), "offered_to": CLASS, "reserve_slot": False, "paused": False}
+WITHOUT: Mapping[str, Any] = MappingProxyType(
+    {"tags": (), "friends": (), "offered_to": CLASS, "reserve_slot": False, "paused": False}
+)
 SERVER_QUERY_SCHEMA, PROBES_QUERY_SCHEMA = ServerQuerySchema(), ProbesQuerySchema()
 DEFAULT_PROBES, MOST_PROBES = 20, 100
 MOST_FAILURES, FAILURES_SINCE_SECONDS = 20, 86_400
