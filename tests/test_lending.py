@@ -89,6 +89,13 @@ def test_a_paused_server_is_used_by_nobody_else(gateway: GatewayProcess, start_p
     ):
         client.chat.completions.create(model=model, messages=[{"role": "user", "content": "Hello!"}])
     assert not offered(gateway, model, key)
+    gateway.register(other, f"{model}-2")
+    gateway.admin("PUT", f"/admin/aliases/{model}-any", {"models": [model, f"{model}-2"]})
+    for terms in ({}, {"offered_to": "me"}):
+        assert patch(gateway, registration_id, **terms).status == 200
+        assert gateway.chat(f"{model}-any", headers=bearer(key)).text == other.name, "another model stands in"
+    gateway.admin("DELETE", f"/admin/aliases/{model}-any")
+    patch(gateway, registration_id, offered_to=None)
     gateway.register(other, model)
     assert {gateway.chat(model, headers=bearer(key)).text for _request in range(3)} == {other.name}
     resumed = gateway.admin("POST", f"/admin/servers/{registration_id}/resume").json()
@@ -96,31 +103,27 @@ def test_a_paused_server_is_used_by_nobody_else(gateway: GatewayProcess, start_p
     assert {gateway.chat(model, headers=bearer(key)).text for _request in range(2)} == {other.name, paused.name}
 
 
-@pytest.mark.parametrize(
-    ("terms", "param", "text"),
-    [
-        ({"quiet_hours": "22:00-07:00"}, "time_zone", "send `time_zone` with them, such as Europe/Berlin"),
-        ({"quiet_hours": "10pm-7am", "time_zone": "UTC"}, "quiet_hours", "such as 22:00-07:00"),
-        ({"quiet_hours": "00:00-24:00", "time_zone": "UTC"}, "quiet_hours", "pause the server"),
-        ({"time_zone": "Berlin"}, "time_zone", "did you mean Europe/Berlin"),
-        ({"offered_to": "everybody"}, "offered_to", "class (everybody)"),
-        ({"offered_to": "friends"}, "friends", "names nobody"),
-        ({"friends": "Ben"}, "friends", "a list of names"),
-        ({"daily_token_cap": 0}, "daily_token_cap", "at least 1"),
-        ({"reserve_slot": "yes"}, "reserve_slot", "true or false"),
-        ({"model_name": "another"}, "model_name", "Known are `offered_to`"),
-    ],
-)
-def test_terms_that_make_no_sense(
-    gateway: GatewayProcess, peer: ScriptedPeer, model: str, terms: dict[str, Any], param: str, text: str
-) -> None:
+SENSELESS: list[tuple[dict[str, Any], str, str]] = [
+    ({"quiet_hours": "22:00-07:00"}, "time_zone", "send `time_zone` with them, such as Europe/Berlin"),
+    ({"quiet_hours": "10pm-7am", "time_zone": "UTC"}, "quiet_hours", "such as 22:00-07:00"),
+    ({"quiet_hours": "00:00-24:00", "time_zone": "UTC"}, "quiet_hours", "pause the server"),
+    ({"time_zone": "Berlin"}, "time_zone", "did you mean Europe/Berlin"),
+    ({"offered_to": "everybody"}, "offered_to", "class (everybody)"),
+    ({"offered_to": "friends"}, "friends", "names nobody"),
+    ({"friends": "Ben"}, "friends", "a list of names"),
+    ({"daily_token_cap": 0}, "daily_token_cap", "at least 1"),
+    ({"reserve_slot": "yes"}, "reserve_slot", "true or false"),
+    ({"model_name": "another"}, "model_name", "Known are `offered_to`"),
+]
+
+
+def test_terms_that_make_no_sense(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
     registration_id = gateway.register(peer, model)
     before = gateway.server(registration_id)
-    refused = patch(gateway, registration_id, **terms)
-    assert_error(refused, "invalid_request", param)
-    assert text in refused.json()["error"]["message"]
-    unchanged = gateway.server(registration_id)
-    assert unchanged["updated_at"] == before["updated_at"], "nothing was changed"
+    for terms, param, text in SENSELESS:
+        refused = patch(gateway, registration_id, **terms)
+        assert text in assert_error(refused, "invalid_request", param)
+    assert gateway.server(registration_id)["updated_at"] == before["updated_at"], "nothing was changed"
 
 
 def test_the_cap_and_all_terms_survive_a_restart(start_gateway: StartGateway, peer: ScriptedPeer, model: str) -> None:
@@ -200,16 +203,12 @@ def test_terms_on_the_command_line(gateway: GatewayProcess, peer: ScriptedPeer, 
     assert "it is in its quiet hours until" in changed.stdout
     record = gateway.server(registration_id)
     assert (record["offered_to"], record["friends"], record["reserve_slot"]) == ("friends", ["admin"], True)
-    wrong = servers("terms", registration_id, "--time-zone", "Berlin")
-    assert (wrong.returncode, "did you mean Europe/Berlin" in wrong.stderr) == (1, True)
     assert servers("terms", registration_id, "--clear", "quiet_hours", "--no-reserve-slot").returncode == 0
     paused = servers("pause", registration_id)
     assert "its owner has paused it" in paused.stdout
     assert "quiet_hours" not in paused.stdout
-    assert gateway.server(registration_id)["paused"]
-    assert servers("resume", registration_id).returncode == 0
     record = gateway.server(registration_id)
-    assert (record["availability"], record["reserve_slot"], record["quiet_hours"]) == ("available", False, None)
+    assert (record["paused"], record["reserve_slot"], record["quiet_hours"]) == (True, False, None)
 
 
 async def test_servers_of_an_older_database_are_lent_to_everybody(tmp_path: Path, io_loop: object) -> None:

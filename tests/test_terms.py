@@ -22,7 +22,16 @@ from multiverse.servers.server import Blame, Server
 from multiverse.servers.terms import QuietHours, find_zone
 from multiverse.servers.terms_watch import TermsWatch
 from multiverse.storage.usage_table import UsageTable
-from tests.bench import MODEL, UNHURRIED, HandClock, build_record, build_registration, build_registry, build_server
+from tests.bench import (
+    BREAKER,
+    MODEL,
+    UNHURRIED,
+    HandClock,
+    build_record,
+    build_registration,
+    build_registry,
+    build_server,
+)
 from tests.stores import opened
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -71,11 +80,13 @@ def word(server: Server, asker: Asker) -> str | None:
 def test_who_may_use_a_server(terms: dict[str, Any], expected: list[str | None]) -> None:
     server = lent(clock_at("2026-11-23 23:30"), **terms)
     assert [word(server, asker) for asker in (OWNER, FRIEND, OTHER, ADMIN)] == expected
-    registry = build_registry(server)
+    registry, least_busy = build_registry(server), build_registry(server, least_busy=True)
     for asker, why in zip((OWNER, FRIEND, OTHER, ADMIN), expected, strict=True):
         if why is None:
-            assert registry.pick(MODEL, (), asker) is server
+            assert registry.pick(MODEL, (), asker) is least_busy.pick(MODEL, (), asker) is server
             continue
+        with pytest.raises((ServersWithheld, ModelNotOffered)):
+            least_busy.pick(MODEL, (), asker)
         with pytest.raises((ServersWithheld, ModelNotOffered)) as refused:
             registry.pick(MODEL, (), asker)
         reason = server.withheld_from(asker)
@@ -121,6 +132,16 @@ def test_a_server_that_is_down_says_so_beside_one_that_is_kept() -> None:
     with pytest.raises(GatewayError, match=r"no server can answer now.*its owner has paused it") as refused:
         build_registry(down, kept).pick(MODEL, (), OTHER)
     assert (refused.value.code, refused.value.retry_after_seconds) == ("no_server_available", 5)
+
+
+def test_not_even_the_last_resort_is_somebody_elses() -> None:
+    server = lent(HandClock(), paused=True)
+    for _number in range(BREAKER.max_failures):
+        server.note_failed_probe("it did not answer")
+    registry = build_registry(server)
+    assert registry.pick(MODEL, (), OWNER) is server, "better than refusing"
+    with pytest.raises(ServersWithheld):
+        registry.pick(MODEL, (), OTHER)
 
 
 def test_a_model_that_is_kept_from_somebody_is_not_named_to_them() -> None:
