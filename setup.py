@@ -26,6 +26,7 @@ RUNTIME = [
     "python-dotenv>=1.2,<2",
     "click>=8.2,<9",
     "python-json-logger>=4,<5",
+    "tzdata>=2026.1",
 ]
 
 # A real llama.cpp server (prebuilt) with a small model, and the client library everybody uses.

@@ -14,6 +14,7 @@ import click
 from multiverse.cli_client import GatewayClient, segment
 from multiverse.cli_options import Command, as_admin, check_key
 from multiverse.cli_output import Column, field, one_line, show_json, show_record, show_table
+from multiverse.cli_terms import TERMS, change_terms, pause_server, sent_terms, terms_options
 
 OPTIONAL_FIELDS = (
     "served_model_name",
@@ -24,6 +25,7 @@ OPTIONAL_FIELDS = (
     "tags",
     "context_length",
     "max_concurrency",
+    *TERMS,
 )
 SERVER_COLUMNS = (
     Column("REGISTRATION ID", field("registration_id")),
@@ -99,6 +101,10 @@ def servers() -> None:
     """
 
 
+servers.add_command(change_terms)
+servers.add_command(pause_server)
+
+
 @servers.command("list")
 @click.option("--model", "model_name", metavar="NAME", help="Only servers of this model.")
 @click.option("--status", "health_status", type=click.Choice(["healthy", "unhealthy", "unknown"]), help="Verdict.")
@@ -150,6 +156,7 @@ def show_server(registration_id: str, client: GatewayClient, json_wanted: bool) 
 @click.argument("model_name")
 @click.argument("endpoint_url")
 @registration_fields
+@terms_options
 @as_admin
 def add_server(client: GatewayClient, json_wanted: bool, **fields: Any) -> None:
     """Register a server.
@@ -171,6 +178,7 @@ def add_server(client: GatewayClient, json_wanted: bool, **fields: Any) -> None:
 @click.option("--model-name", metavar="NAME", help="Offer the server under this model's name.")
 @click.option("--endpoint-url", metavar="URL", help="Where the server is now.")
 @registration_fields
+@terms_options
 @click.option(
     "--clear", multiple=True, type=click.Choice(OPTIONAL_FIELDS), help="Take a field's value away; repeat it for more."
 )
@@ -245,15 +253,17 @@ def drain_server(registration_id: str, client: GatewayClient, json_wanted: bool)
 @click.argument("registration_id")
 @as_admin
 def resume_server(registration_id: str, client: GatewayClient, json_wanted: bool) -> None:
-    """Send requests again to a server that was drained."""
+    """Send requests again to a server that was drained or paused."""
     _show_change(client.call("POST", f"/admin/servers/{segment(registration_id)}/resume"), json_wanted)
 
 
 def _sent_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that were given, as the API takes them (`require_healthy` only when it is asked for)."""
     tags = [tag.strip() for given in fields.pop("tags") for tag in given.split(",") if tag.strip()]
+    terms = sent_terms(fields)
     sent = {name: value for name, value in fields.items() if value is not None and value is not False}
-    return {**sent, "tags": tags} if tags else sent
+    sent = {name: value for name, value in sent.items() if name not in TERMS}
+    return {**sent, "tags": tags, **terms} if tags else {**sent, **terms}
 
 
 def _show_change(record: dict[str, Any], json_wanted: bool) -> None:

@@ -7,6 +7,7 @@ wants it there writes `api_key` in.
 from __future__ import annotations
 
 import json
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import click
@@ -17,6 +18,8 @@ from multiverse.cli_output import one_line, show_json
 from multiverse.cli_servers import OPTIONAL_FIELDS
 
 PAGE = 200
+# What goes without saying.
+USUAL = MappingProxyType({"offered_to": "class", "reserve_slot": False, "paused": False})
 
 
 @click.command("export")
@@ -51,7 +54,8 @@ def _all_servers(client: GatewayClient) -> list[dict[str, Any]]:
 
 def _fields(record: dict[str, Any]) -> dict[str, Any]:
     names = ("model_name", "endpoint_url", *OPTIONAL_FIELDS)
-    return {name: record[name] for name in names if record.get(name) not in (None, [])}
+    told = [name for name in names if record.get(name) not in (None, []) and record[name] != USUAL.get(name)]
+    return {name: record[name] for name in told}
 
 
 @click.command("import")

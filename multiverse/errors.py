@@ -67,6 +67,10 @@ class PermissionDenied(GatewayError):
     status, code, type = 403, "permission_denied", "permission_error"
 
 
+class ModelNotOffered(PermissionDenied):
+    """The owners of all servers of the model offer them to others only."""
+
+
 class NotFound(GatewayError):
     """No such route, here or on the server that was asked."""
 
@@ -169,6 +173,14 @@ class NoServerAvailable(GatewayError):
     """The model is registered, but no server can answer now."""
 
     status, code = 503, "no_server_available"
+
+
+class ServersWithheld(NoServerAvailable):
+    """The owners of all servers that could answer do not lend them now: paused, quiet hours, tokens used up."""
+
+    def headers(self) -> dict[str, str]:
+        """It may last for hours: whoever sees the message decides, not a library that repeats the request."""
+        return {**super().headers(), "X-Should-Retry": "false"}
 
 
 class Overloaded(GatewayError):

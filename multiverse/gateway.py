@@ -32,9 +32,11 @@ from multiverse.proxy.stories import Stories
 from multiverse.servers.aliases import Aliases
 from multiverse.servers.health import HealthChecker
 from multiverse.servers.probe import Prober
+from multiverse.servers.record import state_row
 from multiverse.servers.registration import RegistrationService
 from multiverse.servers.registry import Registry
 from multiverse.servers.server import BreakerSettings
+from multiverse.servers.terms_watch import TermsWatch
 from multiverse.storage.alias_table import AliasTable
 from multiverse.storage.key_table import KeyTable
 from multiverse.storage.store import Store
@@ -87,6 +89,7 @@ class Gateway:
         self.usage = Usage(store=self.store, on_end=self._on_request_end)
         self.usage_table = UsageTable(self.store)
         self.thanks = ThanksBoard(table=self.usage_table, keyring=self.keyring)
+        self.terms_watch = TermsWatch(registry=self.registry, usage_table=self.usage_table, clock=self.clock)
         self.loop_watch = LoopWatch(clock=self.clock)
         self.log_memory = log_memory or LogMemory(lambda record: {})
         self._on_secret = on_secret or (lambda secret: None)
@@ -131,6 +134,7 @@ class Gateway:
             self.allowances.restore(await self.usage_table.tokens_on(self.clock.utc_iso()[:10]))
             await self.aliases.load()
             await self.registrations.load()
+            await self.terms_watch.count()
             if config.usage_retention_days > 0:
                 await self._forget_old_usage()
         except BaseException:
@@ -175,6 +179,7 @@ class Gateway:
     def watch_servers(self) -> None:
         """Probe all servers now, and go on until the end."""
         self.health.start()
+        self.terms_watch.start()
         if self.config.auto_deregister_after_hours > 0:
             self._lost_servers.start()
         if self.config.usage_retention_days > 0:
@@ -214,10 +219,11 @@ class Gateway:
         self._lost_servers.stop()
         self._old_usage.stop()
         self.loop_watch.stop()
+        self.terms_watch.stop()
         await self.health.stop()
         self.transport.close()
         for server in self.registry.servers:
-            self.store.queue_server_state(server.registration_id, server.state_row())
+            self.store.queue_server_state(server.registration_id, state_row(server))
         await self.store.close()
 
 

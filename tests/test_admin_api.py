@@ -23,7 +23,8 @@ Register = Callable[[dict[str, Any]], Response]
 RECORD = set(
     "registration_id model_name served_model_name endpoint_url owner_name owner_email description tags context_length "
     "max_concurrency has_api_key health_status availability reason consecutive_failures response_time_ms slots "
-    "in_flight last_checked_at last_successful_request_at created_at updated_at".split()
+    "in_flight last_checked_at last_successful_request_at created_at updated_at offered_to friends reserve_slot paused "
+    "quiet_hours time_zone daily_token_cap tokens_today".split()
 )
 EVERYTHING = {
     "served_model_name": "models/llama 7b.gguf",
@@ -34,8 +35,16 @@ EVERYTHING = {
     "tags": ["gpu", "room 12"],
     "context_length": 8192,
     "max_concurrency": 2,
+    "offered_to": "friends",
+    "friends": ["admin"],
+    "reserve_slot": True,
+    "paused": True,
+    "quiet_hours": "12:00-13:30, 22:00-07:00",
+    "time_zone": "Europe/Berlin",
+    "daily_token_cap": 5000,
 }
 OPTIONAL = sorted(EVERYTHING)
+NOTHING = {"tags": [], "friends": [], "offered_to": "class", "reserve_slot": False, "paused": False}
 
 
 @pytest.fixture
@@ -71,7 +80,7 @@ def test_every_field_comes_back(gateway: GatewayProcess, register: Register, pee
     shown = {name: value for name, value in EVERYTHING.items() if name != "api_key"}
     assert {name: record[name] for name in shown} == shown
     assert (record["model_name"], record["endpoint_url"], record["has_api_key"]) == (model, peer.url, True)
-    assert (record["health_status"], record["availability"], record["reason"]) == ("healthy", "available", None)
+    assert (record["health_status"], record["availability"]) == ("healthy", "paused"), "as it says itself"
     assert (record["consecutive_failures"], record["in_flight"]) == (0, 0)
     assert record["response_time_ms"] > 0
     assert record["last_checked_at"]
@@ -85,7 +94,8 @@ def test_every_field_comes_back(gateway: GatewayProcess, register: Register, pee
 def test_only_two_fields_are_needed(register: Register, peer: ScriptedPeer, model: str) -> None:
     for extra in ({}, dict.fromkeys([*OPTIONAL, "require_healthy"])):
         record = register({"model_name": model, "endpoint_url": peer.url, **extra}).json()
-        assert [record[name] for name in OPTIONAL if name not in ("api_key", "tags")] == [None] * (len(OPTIONAL) - 2)
+        nothing = {name: NOTHING.get(name) for name in OPTIONAL if name != "api_key"}
+        assert {name: record[name] for name in nothing} == nothing
         assert (record["tags"], record["has_api_key"]) == ([], False)
 
 

@@ -30,7 +30,7 @@ LAYERS = (
     "proxy",
     "gateway",
     "web",
-    "__main__ cli cli_aliases cli_client cli_keys cli_options cli_output cli_servers cli_transfer cli_usage"
+    "__main__ cli cli_aliases cli_client cli_keys cli_options cli_output cli_servers cli_terms cli_transfer cli_usage"
     " doctor upkeep",
 )
 # The modules of the command line are one room.
@@ -53,7 +53,7 @@ HOMES = {
     "httptools": "transport.answers",
     "uvloop": "web.app",
     "msgspec": "proxy servers.probe web",
-    "marshmallow": "web.people_schemas web.schemas",
+    "marshmallow": "web.people_schemas web.schemas web.strict_fields web.terms_schema",
     "apispec": "web.openapi",
     "prometheus_client": "web.metrics",
     "sqlite_utils": "storage",
@@ -61,7 +61,8 @@ HOMES = {
     "environs": "config",
     "dotenv": "config",
     "pythonjsonlogger": "log_lines",
-    "click": "cli cli_aliases cli_keys cli_options cli_output cli_servers cli_transfer cli_usage upkeep",
+    "zoneinfo": "servers.terms",
+    "click": "cli cli_aliases cli_keys cli_options cli_output cli_servers cli_terms cli_transfer cli_usage upkeep",
     "http.client": "cli_client",
     "ssl": "cli_client transport.dialling transport.connection",
 }

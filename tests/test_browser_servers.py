@@ -61,10 +61,16 @@ def look_and_change(page: Page, gateway: GatewayProcess, registration_id: str) -
     expect(page.locator("#availability")).to_have_text("draining")
     page.get_by_role("button", name="Resume").click()
     expect(page.locator("#availability")).to_have_text("")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.locator("#availability")).to_have_text("paused")
+    expect(page.locator("#reason")).to_have_text("its owner has paused it")
+    page.get_by_role("button", name="Lend again").click()
+    expect(page.locator("#availability")).to_have_text("")
     page.get_by_role("button", name="Edit").click()
     page.get_by_label("Owner").fill("Grace")
     page.get_by_label("Requests at a time").fill("")
     expect(page.locator("#changed-count")).to_have_text("2 changed")
+    lend_on_terms(page)
     expect(page.locator("label[for=owner_name]")).to_contain_text("changed")
     page.get_by_role("button", name="Save changes").click()
     expect(page.locator("#changes tr").first).to_have_text(re.compile("Owner.*Ada.*Grace"))
@@ -72,6 +78,24 @@ def look_and_change(page: Page, gateway: GatewayProcess, registration_id: str) -
     expect(page.locator("#facts")).to_contain_text("Grace")
     server = gateway.server(registration_id)
     assert (server["owner_name"], server["max_concurrency"], server["tags"]) == ("Grace", None, ["gpu", "lab"])
+    assert (server["offered_to"], server["friends"], server["reserve_slot"]) == ("friends", ["admin"], True)
+    assert (server["quiet_hours"], server["daily_token_cap"]) == ("02:00-02:01", 5000)
+    assert server["time_zone"], "the browser's own"
+    expect(page.locator("#facts")).to_contain_text("friends: admin")
+    expect(page.locator("#facts")).to_contain_text("0 of 5,000")
+
+
+def lend_on_terms(page: Page) -> None:
+    """The terms among the fields; the time zone comes by itself."""
+    page.get_by_label("Lent to").select_option("friends")
+    page.get_by_label("Friends").fill("admin")
+    page.get_by_label("Tokens a day").fill("5000")
+    page.get_by_label("Reserved slot").select_option("yes")
+    page.get_by_label("Quiet hours").fill("two o'clock")
+    expect(page.locator("#quiet_hours-error")).to_contain_text("such as 22:00-07:00")
+    page.get_by_label("Quiet hours").fill("2:00-2:01")
+    page.get_by_label("Time zone").focus()
+    expect(page.get_by_label("Time zone")).not_to_have_value("")
 
 
 def deregister(page: Page, gateway: GatewayProcess, registration_id: str, model: str) -> None:

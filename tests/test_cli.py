@@ -56,7 +56,20 @@ COMMANDS = [
     ["doctor"],
     *(
         ["servers", name]
-        for name in ("list", "show", "add", "update", "remove", "probe", "drain", "resume", "export", "import")
+        for name in (
+            "list",
+            "show",
+            "add",
+            "update",
+            "remove",
+            "probe",
+            "drain",
+            "resume",
+            "export",
+            "import",
+            "terms",
+            "pause",
+        )
     ),
 ]
 

@@ -59,6 +59,8 @@ NOT_FOR_THE_TABLE = {
     "web.front.door": {"LOOKS_SECONDS"},
     "web.front.heads": {"MOST_LENGTH_DIGITS"},
     "web.handlers.admin": {"MOST_PROBES"},
+    "servers.refusals": {"LONG_SECONDS"},
+    "servers.terms": {"MOST_SPANS", "LONGEST_ZONE"},
     "doctor": {"DISK_LOW_BYTES", "DISK_FULL_BYTES"},
     "web.feed": {"LOOK_SECONDS"},
     "web.handlers.api_docs": {"KEPT_SECONDS"},
@@ -68,7 +70,9 @@ NOT_FOR_THE_TABLE = {
     "web.handlers.pages": {"ONE_YEAR_SECONDS"},
     "web.look": {"VERSION_LENGTH"},
     "web.http_server": {"IDLE_LOOKS_SECONDS", "DISCARD_BYTES"},
-    "web.schemas": {"MAX_MODEL_NAMES", "MAX_TAGS", "MAX_TAG_LENGTH", "MAX_NUMBER"},
+    "web.schemas": {"MAX_MODEL_NAMES", "MAX_TAGS", "MAX_TAG_LENGTH"},
+    "web.strict_fields": {"MAX_NUMBER"},
+    "web.terms_schema": {"MOST_FRIENDS", "LONGEST_NAME", "LONGEST_HOURS"},
 }
 
 

@@ -17,6 +17,7 @@ import pytest
 from multiverse.errors import InvalidRequest, NoServerAvailable, ServerNotFound, StoreFailed
 from multiverse.servers.health import HealthChecker
 from multiverse.servers.probe import Finding, Prober, ProbeResult
+from multiverse.servers.record import record_of
 from multiverse.servers.registration import RegistrationService
 from multiverse.servers.registry import Registry
 from multiverse.servers.server import HEALTHY, UNHEALTHY, UNKNOWN, Blame
@@ -112,7 +113,7 @@ async def test_registered_stored_and_ready(tmp_path: Path, peer: ScriptedPeer) -
         (row,) = desk.on_disk().values()
         assert row["registration_id"] == server.registration_id
         assert (row["model_name"], row["endpoint_url"], row["health_status"]) == (MODEL, peer.url, HEALTHY)
-        record = server.record()
+        record = record_of(server)
         assert {name: record[name] for name in ALL_FIELDS if name not in ("api_key", "tags")} == {
             name: value for name, value in ALL_FIELDS.items() if name not in ("api_key", "tags")
         }
@@ -146,7 +147,7 @@ async def test_the_same_pair_keeps_its_id(tmp_path: Path, peer: ScriptedPeer, su
         desk.clock.pass_time(10)
         again = await desk.register(peer.url.upper().replace("HTTP", "http") + suffix, owner_name="Yael")
         assert again == (registration_id, False)
-        record = desk.service.server(registration_id).record()
+        record = record_of(desk.service.server(registration_id))
         assert (record["owner_name"], record["description"]) == ("Yael", ALL_FIELDS["description"]), "what is sent"
         assert record["updated_at"] > record["created_at"]
         assert [row["owner_name"] for row in desk.on_disk().values()] == ["Yael"]
@@ -161,7 +162,7 @@ async def test_registering_again_asks_with_the_key_that_is_known(tmp_path: Path,
         assert desk.service.server(registration_id).registration.api_key == "sk-known"
         await desk.register(peer.url, api_key=None)
         assert peer.probes[2].header("Authorization") is None, "null clears it"
-        assert not desk.service.server(registration_id).record()["has_api_key"]
+        assert not record_of(desk.service.server(registration_id))["has_api_key"]
 
 
 async def test_the_same_pair_at_the_same_time(tmp_path: Path, peer: ScriptedPeer) -> None:
@@ -243,7 +244,7 @@ async def test_require_healthy_changes_nothing(tmp_path: Path, start_peer: Start
     bad.refuse()
     async with office(tmp_path) as desk:
         registration_id, _ = await desk.register(good.url, owner_name="before")
-        before = desk.service.server(registration_id).record()
+        before = record_of(desk.service.server(registration_id))
         with pytest.raises(NoServerAvailable):
             await desk.service.update(
                 registration_id, {"endpoint_url": bad.url, "owner_name": "after"}, require_healthy=True
@@ -255,7 +256,7 @@ async def test_require_healthy_changes_nothing(tmp_path: Path, start_peer: Start
             await desk.service.register(
                 {"model_name": MODEL, "endpoint_url": good.url, "owner_name": "after"}, require_healthy=True
             )
-        assert desk.service.server(registration_id).record() == before
+        assert record_of(desk.service.server(registration_id)) == before
         assert desk.on_disk()[registration_id]["owner_name"] == "before"
 
 
@@ -265,10 +266,10 @@ async def test_require_healthy_changes_nothing(tmp_path: Path, start_peer: Start
 async def test_only_what_is_sent_changes_and_null_clears(tmp_path: Path, peer: ScriptedPeer) -> None:
     async with office(tmp_path) as desk:
         registration_id, _ = await desk.register(peer.url, **ALL_FIELDS)
-        before = desk.service.server(registration_id).record()
+        before = record_of(desk.service.server(registration_id))
         desk.clock.pass_time(5)
         await desk.service.update(registration_id, {"description": None, "context_length": 4096})
-        after = desk.service.server(registration_id).record()
+        after = record_of(desk.service.server(registration_id))
         assert {name for name in after if after[name] != before[name]} == {
             "description",
             "context_length",
@@ -458,7 +459,7 @@ async def test_a_store_that_fails_changes_nothing(tmp_path: Path, start_peer: St
     async with office(tmp_path, lock_wait_seconds=0.1) as desk:
         registration_id, _ = await desk.register(known.url, owner_name="before")
         server = desk.service.server(registration_id)
-        before, disk = server.record(), desk.on_disk()
+        before, disk = record_of(server), desk.on_disk()
         async with locked(desk.path):
             for attempt in (
                 desk.register(new.url),
@@ -471,7 +472,7 @@ async def test_a_store_that_fails_changes_nothing(tmp_path: Path, start_peer: St
                     await attempt
                 assert list(desk.registry.servers) == [server]
                 assert desk.registry.pick(MODEL) is server
-                assert server.record() == before
+                assert record_of(server) == before
                 assert server.registered
         assert desk.on_disk() == disk
 
@@ -483,7 +484,7 @@ async def test_a_restart_brings_everything_back_unknown(tmp_path: Path, peer: Sc
     clock = HandClock()
     async with office(tmp_path, clock=clock) as desk:
         ids = [(await desk.register(f"{peer.url}/{name}", **ALL_FIELDS))[0] for name in "abc"]
-        records = [desk.service.server(registration_id).record() for registration_id in ids]
+        records = [record_of(desk.service.server(registration_id)) for registration_id in ids]
         begin(desk.service.server(ids[0]))
     async with office(tmp_path, clock=clock) as desk:
         assert await desk.service.load() == 3
@@ -491,7 +492,7 @@ async def test_a_restart_brings_everything_back_unknown(tmp_path: Path, peer: Sc
         for server, record in zip(desk.registry.servers, records, strict=True):
             assert (server.health_status, server.available, server.in_flight) == (UNKNOWN, False, 0)
             assert server.registration.api_key == ALL_FIELDS["api_key"]
-            changed = {name for name, value in server.record().items() if value != record[name]}
+            changed = {name for name, value in record_of(server).items() if value != record[name]}
             assert changed <= {"health_status", "availability", "response_time_ms", "in_flight"}
             assert server.next_probe_seconds <= clock.monotonic(), "probed at once"
         assert desk.secrets == [ALL_FIELDS["api_key"]] * 3

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from multiverse.servers.record import record_of, restore, state_row
 from multiverse.servers.server import HEALTHY, UNHEALTHY, UNKNOWN, Blame, BreakerSettings, Server
 from tests.bench import BOOM, BREAKER, CREATED_AT, MODEL, HandClock, begin, build_server, fail, succeed
 
@@ -454,11 +455,11 @@ def test_unhealthy_for_how_long(clock: HandClock) -> None:
 def test_a_restart_makes_it_no_younger(clock: HandClock) -> None:
     server = build_server(clock, healthy=False)
     server.note_failed_probe(NO_ANSWER)
-    row = server.state_row()
+    row = state_row(server)
     clock.pass_time(7200)
     clock.monotonic_now = 3.0  # a new process, perhaps a new boot
     restarted = build_server(clock, healthy=False)
-    restarted.restore(row)
+    restore(restarted, row)
     assert (restarted.health_status, restarted.unhealthy_seconds) == (UNKNOWN, 0), "nobody has asked it yet"
     restarted.note_failed_probe(NO_ANSWER)
     assert restarted.unhealthy_seconds == pytest.approx(7200, abs=0.01)
@@ -468,7 +469,7 @@ def test_a_restart_makes_it_no_younger(clock: HandClock) -> None:
 @pytest.mark.parametrize("nonsense", ["", "yesterday", 7, None])
 def test_a_time_that_cannot_be_read_is_as_good_as_none(clock: HandClock, nonsense: object) -> None:
     server = build_server(clock, healthy=False)
-    server.restore({"draining": 1, "unhealthy_since": nonsense, "last_checked_at": CREATED_AT})
+    restore(server, {"draining": 1, "unhealthy_since": nonsense, "last_checked_at": CREATED_AT})
     assert (server.draining, server.last_checked_at, server.unhealthy_since) == (True, CREATED_AT, None)
     server.note_failed_probe(NO_ANSWER)
     assert server.unhealthy_seconds == 0
@@ -482,17 +483,18 @@ def test_the_record_is_that_of_the_contract_and_has_no_key(clock: HandClock) -> 
     server = build_server(clock, api_key=key, tags=("gpu",), max_concurrency=2)
     begin(server)
     fail(server)
-    record = server.record()
+    record = record_of(server)
     assert set(record) == set(
         "registration_id model_name served_model_name endpoint_url owner_name owner_email description tags "
         "context_length max_concurrency has_api_key health_status availability reason consecutive_failures "
-        "response_time_ms slots in_flight last_checked_at last_successful_request_at created_at updated_at".split()
+        "response_time_ms slots in_flight last_checked_at last_successful_request_at created_at updated_at "
+        "offered_to friends reserve_slot paused quiet_hours time_zone daily_token_cap tokens_today".split()
     )
     assert record["has_api_key"] is True
     assert (record["in_flight"], record["consecutive_failures"]) == (1, 1)
-    assert key not in json.dumps(record) + repr(record) + repr(server.registration) + json.dumps(server.state_row())
-    assert build_server(clock).record()["has_api_key"] is False
+    assert key not in json.dumps(record) + repr(record) + repr(server.registration) + json.dumps(state_row(server))
+    assert record_of(build_server(clock))["has_api_key"] is False
 
 
 def test_the_observed_state_leaves_the_admins_word_alone(server: Server) -> None:
-    assert "draining" not in server.state_row(), "a verdict written late must not undo a drain"
+    assert "draining" not in state_row(server), "a verdict written late must not undo a drain"

@@ -76,7 +76,7 @@ def test_registrations_go_from_one_gateway_to_another(
     gateway: GatewayProcess, start_gateway: StartGateway, start_peer: StartPeer, model: str, tmp_path: Path
 ) -> None:
     peer = start_peer()
-    gateway.register(peer, model, owner_name="Ada", tags=["gpu"], max_concurrency=2)
+    gateway.register(peer, model, owner_name="Ada", tags=["gpu"], max_concurrency=2, offered_to="me")
     file = tmp_path / "servers.json"
     exported = run(tmp_path, "servers", "export", str(file), MULTIVERSE_URL=gateway.url)
     assert exported.returncode == 0, exported.stderr
@@ -88,6 +88,7 @@ def test_registrations_go_from_one_gateway_to_another(
         "owner_name": "Ada",
         "tags": ["gpu"],
         "max_concurrency": 2,
+        "offered_to": "me",
     }
     file.write_text(json.dumps({"servers": [entry, {"model_name": "no address"}]}))
     other = start_gateway()

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from multiverse.clock import Clock
+from multiverse.errors import InvalidRequest
 
 ADMIN, STUDENT, READER, ANONYMOUS = "admin", "student", "reader", "anonymous"
 ROLES = (ADMIN, STUDENT, READER)
@@ -76,6 +77,37 @@ class Keys:
         digest = self._digests.pop(key_id, None)
         if digest is not None:
             self._callers.pop(digest, None)
+
+    def ids_of(self, names: Iterable[str], *, param: str) -> tuple[str, ...]:
+        """The ids of the keys with these names or ids, each once.
+
+        Raises InvalidRequest for a name that nobody's key has, or several have.
+        """
+        found = []
+        for name in names:
+            ids = self._ids_of_one(name)
+            if not ids:
+                raise InvalidRequest(f"Nobody's key here is named '{name}', nor has it this id. Ask them.", param=param)
+            if len(ids) > 1:
+                raise InvalidRequest(
+                    f"{len(ids)} keys are named '{name}'. Give the id of the right one (key-…): it came with the key, "
+                    "and the admin has a list.",
+                    param=param,
+                )
+            found += ids
+        return tuple(dict.fromkeys(found))
+
+    def _ids_of_one(self, name: str) -> list[str]:
+        if name in self._digests:
+            return [name]
+        wanted = name.casefold()
+        return [caller.key_id for _digest, caller in self._callers.values() if caller.name.casefold() == wanted]
+
+    def names_of(self, key_ids: Iterable[str]) -> list[str]:
+        """What `ids_of` would take for these keys: names, ids where a name is not one key's only; none for revoked."""
+        known = [key_id for key_id in key_ids if key_id in self._digests]
+        names = [(key_id, self._callers[self._digests[key_id]][1].name) for key_id in known]
+        return [name if len(self._ids_of_one(name)) == 1 else key_id for key_id, name in names]
 
     def identify(self, key: str) -> Caller | None:
         """The caller with this key; None when nobody has it, or it has expired."""

@@ -19,7 +19,7 @@ from multiverse.servers.server import Server
 class Account:
     """The row of one request; `meter` reads its tokens. `settle()` may be called at every end there is."""
 
-    __slots__ = ("_allowances", "_call", "_clock", "_settled", "_shares", "_usage", "meter", "record")
+    __slots__ = ("_allowances", "_call", "_clock", "_server", "_settled", "_shares", "_usage", "meter", "record")
 
     def __init__(self, call: Call, *, usage: Usage, allowances: Allowances, shares: Shares, clock: Clock) -> None:
         self._call = call
@@ -28,6 +28,7 @@ class Account:
         self._shares = shares
         self._clock = clock
         self._settled = False
+        self._server: Server | None = None
         self.meter = Meter()
         self.record = UsageRecord(
             request_id=call.request_id,
@@ -42,6 +43,7 @@ class Account:
 
     def asked(self, server: Server) -> None:
         """`server` is asked next; whoever answers in the end is the one who gave."""
+        self._server = server
         registration, record = server.registration, self.record
         record.registration_id, record.model_name = registration.registration_id, registration.model_name
         record.owner_key_id, record.owner_name = registration.owner_key_id, registration.owner_name
@@ -70,6 +72,8 @@ class Account:
             self._call.allowance.leave()
         tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
         self._allowances.spend(self._call.asker, tokens)
+        if self._server is not None and tokens:
+            self._server.lending.spend(record.started_at, tokens)
         if attempts:
             # A server that reports nothing has worked all the same.
             self._shares.spend(self._call.asker, tokens or round(USUAL_TOKENS))

@@ -17,6 +17,7 @@ from multiverse.errors import (
     InternalError,
     ModelLoading,
     ModelNotFound,
+    ModelNotOffered,
     NoServerAvailable,
     NotFound,
     Overloaded,
@@ -28,10 +29,11 @@ from multiverse.proxy.account import Account
 from multiverse.proxy.answer import Answer
 from multiverse.proxy.asking import ForwardSettings, body_asking_for_usage, server_request
 from multiverse.proxy.call import Call, Reply
-from multiverse.proxy.queue import Asker, Queue
+from multiverse.proxy.queue import Queue
 from multiverse.proxy.relay import Refused, Relay
 from multiverse.proxy.sse import queued_comment
 from multiverse.proxy.verdicts import Verdict, broken_stream_verdict, failure_verdict
+from multiverse.servers.lending import Asker
 from multiverse.servers.server import Attempt, Blame, Server
 from multiverse.transport.failures import Abandoned, TransportError
 from multiverse.transport.http import Exchange, StreamingHTTPClient
@@ -39,7 +41,7 @@ from multiverse.transport.http import Exchange, StreamingHTTPClient
 LOG = logging.getLogger(__name__)
 
 LEFTOVER_SECONDS = 0.5
-CANNOT_ANSWER = (ModelLoading, ModelNotFound, NoServerAvailable, Overloaded)
+CANNOT_ANSWER = (ModelLoading, ModelNotFound, ModelNotOffered, NoServerAvailable, Overloaded)
 CLIENT_CLOSED_STATUS = 499  # nginx's word for it; never sent, only counted
 
 
@@ -180,7 +182,8 @@ class Forwarding:
         if self._over:
             raise self._ended_by or InternalError("The client left.")
         queue, model_name = self._proxy.queue, self._model_name
-        asker = Asker(self._call.asker, self._call.caller.weight)
+        caller = self._call.caller
+        asker = Asker(self._call.asker, caller.weight, caller.is_admin)
         attempt = queue.place(model_name, self._tried, asker)
         if attempt is None:
             entered = self._proxy.clock.monotonic()

@@ -15,6 +15,7 @@ from multiverse.clock import Clock
 from multiverse.errors import GatewayError, Overloaded
 from multiverse.proxy.fairness import Pace, Waiting, ranking, whom_to_drop
 from multiverse.proxy.shares import Shares
+from multiverse.servers.lending import ANYBODY, Asker
 from multiverse.servers.registry import Registry
 from multiverse.servers.server import Attempt, Server
 
@@ -24,23 +25,12 @@ MADE_ROOM = "You have the most requests in this model's full queue: this one has
 UNKNOWN_PACE_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """Whose request it is, and how much that counts."""
-
-    name: str = ""
-    weight: int = 1
-
-
-ANYBODY = Asker()
-
-
 @dataclass(slots=True, eq=False)
 class Waiter(Waiting):
     """A request that waits; `place` becomes its attempt, or the error that ends the wait."""
 
     tried: Collection[Server]
-    weight: int
+    whose: Asker
     place: asyncio.Future[Attempt]
 
 
@@ -92,14 +82,15 @@ class Queue:
         """
         if model_name in self._lines:
             self.serve(model_name)
-            if self._somebody_waits_for_any(model_name):
+            if self._somebody_waits_for_any(model_name) and not self._registry.is_restricted(model_name):
                 return None  # Those who came before go first, whoever they are: what is free now is given out.
-        server = self._registry.pick(model_name, tried)
-        return None if server is None else self._attempt(server, asker.name, asker.weight)
+        # What is free now, although somebody waits, is kept from those who wait; perhaps it is kept for this one.
+        server = self._registry.pick(model_name, tried, asker)
+        return None if server is None else self._attempt(server, asker)
 
-    def _attempt(self, server: Server, asker: str, weight: int) -> Attempt:
-        self.shares.begin(asker, weight)
-        return server.attempt(partial(self._on_freed, asker))
+    def _attempt(self, server: Server, asker: Asker) -> Attempt:
+        self.shares.begin(asker.name, asker.weight)
+        return server.attempt(partial(self._on_freed, asker.name), asker)
 
     def join(self, model_name: str, tried: Collection[Server], asker: Asker = ANYBODY) -> asyncio.Future[Attempt]:
         """Wait for a place; cancelling the future leaves the queue.
@@ -112,7 +103,7 @@ class Queue:
         if self._timeout_seconds <= 0 or len(line.waiters if line else ()) >= self._size:
             self._make_room(model_name, asker.name)
         loop = asyncio.get_running_loop()
-        waiter = Waiter(asker.name, self._clock.monotonic(), tried, asker.weight, loop.create_future())
+        waiter = Waiter(asker.name, self._clock.monotonic(), tried, asker, loop.create_future())
         self._lines.setdefault(model_name, Line()).waiters.append(waiter)
         timer = loop.call_later(self._timeout_seconds, self._give_up, model_name, waiter.place)
 
@@ -151,13 +142,19 @@ class Queue:
             return
         waiting = [waiter for waiter in line.waiters if not waiter.place.done()]
         served: set[Waiter] = set()
+        restricted, in_vain = self._registry.is_restricted(model_name), set[str]()
         for position in self._ranking(model_name, waiting):
             waiter = waiting[position]
+            if waiter.asker in in_vain:
+                continue
             if self._serve_one(model_name, waiter):
                 served.add(waiter)
             elif not waiter.tried:
-                # Nothing is free at all. One who has been to the free server already only lets the others pass.
-                break
+                # One who has been to the free server already only lets the others pass. Others wait in vain now: all of
+                # them, since nothing is free at all, unless owners keep what is free from some.
+                if not restricted:
+                    break
+                in_vain.add(waiter.asker)
         line.waiters = [waiter for waiter in waiting if waiter not in served]
         self._await_trial(model_name)
 
@@ -169,13 +166,13 @@ class Queue:
 
     def _serve_one(self, model_name: str, waiter: Waiter) -> bool:
         try:
-            server = self._registry.pick(model_name, waiter.tried)
+            server = self._registry.pick(model_name, waiter.tried, waiter.whose)
         except GatewayError as error:
             waiter.place.set_exception(error)
             return True
         if server is None:
             return False
-        waiter.place.set_result(self._attempt(server, waiter.asker, waiter.weight))
+        waiter.place.set_result(self._attempt(server, waiter.whose))
         return True
 
     def _somebody_waits_for_any(self, model_name: str) -> bool:

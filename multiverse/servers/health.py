@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from multiverse.clock import Clock
 from multiverse.servers.identity import Registration
 from multiverse.servers.probe import Finding, Prober, ProbeResult
+from multiverse.servers.record import state_row
 from multiverse.servers.registry import Registry
 from multiverse.servers.server import UNKNOWN, Server
 from multiverse.storage.store import Store
@@ -197,7 +198,7 @@ class HealthChecker:
         }
         level = logging.INFO if server.offers_model or server.loading else logging.WARNING
         LOG.log(level, "server verdict changed", extra={"fields": fields})
-        self._store.queue_server_state(server.registration_id, server.state_row())
+        self._store.queue_server_state(server.registration_id, state_row(server))
 
     # -- the long-lost -------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,10 @@ from multiverse.clock import Clock, unix_from_iso
 from multiverse.errors import GatewayError, InvalidRequest, NoServerAvailable, PermissionDenied, ServerNotFound
 from multiverse.servers.health import HealthChecker, same_question
 from multiverse.servers.probe import Finding, Prober, ProbeResult
+from multiverse.servers.record import restore, state_row
 from multiverse.servers.registry import Registry
 from multiverse.servers.server import BreakerSettings, Registration, Server
+from multiverse.servers.terms import check_terms
 from multiverse.storage.store import Store
 from multiverse.transport.addresses import FORBIDDEN_ADDRESS_MESSAGE, Endpoint, parse_endpoint
 from multiverse.transport.dialling import Dialler
@@ -69,7 +71,7 @@ class RegistrationService:
                 registration = Registration.from_row(row)
                 created_unix = unix_from_iso(registration.created_at)
                 server = self._new_server(registration)
-                server.restore(row)
+                restore(server, row)
             except (InvalidRequest, TypeError, ValueError):
                 fields = {"server": row["registration_id"]}
                 LOG.error("registration skipped: its row cannot be understood", extra={"fields": fields})
@@ -107,6 +109,7 @@ class RegistrationService:
         candidate = self._candidate(endpoint, {**given, "owner_key_id": owner_key_id})
         known = self._find_own(candidate)
         asked = candidate if known is None else replace(known.registration, **given)
+        check_terms(asked)
         result = await self._probe_first(asked, known, require_healthy=require_healthy)
         async with self._writing:
             known = self._find_own(candidate)
@@ -210,6 +213,7 @@ class RegistrationService:
     async def _save_changes(self, server: Server, changes: dict[str, Any]) -> None:
         before = server.registration
         after = replace(before, **changes, updated_at=self._clock.utc_iso())
+        check_terms(after)
         twin = self._registry.find(after.model_name, after.endpoint.url)
         if twin is not None and twin is not server:
             raise InvalidRequest(
@@ -218,7 +222,7 @@ class RegistrationService:
                 param="endpoint_url",
             )
         await self._store.save_registration({**after.to_row(), **_state(server)})
-        server.registration = after
+        server.change(after)
         if after.endpoint != before.endpoint:
             server.forget_health()
         if any(getattr(after, name) != getattr(before, name) for name in NAMES_OF_THE_MODEL):
@@ -276,4 +280,4 @@ class RegistrationService:
 
 
 def _state(server: Server) -> dict[str, Any]:
-    return {**server.state_row(), "draining": int(server.draining)}
+    return {**state_row(server), "draining": int(server.draining)}

@@ -11,6 +11,8 @@ import random
 from collections.abc import Callable, Collection, Iterator
 
 from multiverse.errors import GatewayError, ModelLoading, ModelNotFound, NoServerAvailable, Overloaded
+from multiverse.servers.lending import ANYBODY, Asker
+from multiverse.servers.refusals import in_words, refusal_of
 from multiverse.servers.server import HEALTHY, Server
 
 MAX_NAMES_TO_COMPARE = 200
@@ -122,28 +124,36 @@ class Registry:
 
     # -- who can answer ------------------------------------------------------------------------------------------------
 
-    def pick(self, model_name: str, tried: Collection[Server] = ()) -> Server | None:
-        """The server that shall take the next request for `model_name`; None when all that could are full.
+    def pick(self, model_name: str, tried: Collection[Server] = (), asker: Asker = ANYBODY) -> Server | None:
+        """The server that shall take the asker's next request for `model_name`; None when all that could are full.
 
         Raises ModelNotFound for a model nobody registered; NoServerAvailable, ModelLoading or Overloaded when no server
-        can answer. `tried` servers are passed over.
+        can answer; ServersWithheld or ModelNotOffered when it is their owners who keep it from the asker. `tried`
+        servers are passed over.
         """
         rotation = self._rotations.get(model_name)
         if rotation is None:
-            raise self._unknown_model(model_name)
-        picked = self._pick_least_busy(rotation, tried) if self._least_busy else self._pick_in_turn(rotation, tried)
+            raise self._unknown_model(model_name, asker)
+        way = self._pick_least_busy if self._least_busy else self._pick_in_turn
+        picked = way(rotation, tried, asker)
         if picked is not None:
             return picked
-        candidates = untried(rotation, tried)
-        if any(server.in_rotation and server.full and not server.ejected for server in candidates):
+        servers = [server for server in rotation.servers if server.withheld_from(asker) is None]
+        candidates = [server for server in servers if server not in tried]
+        if any(server.in_rotation and server.full_for(asker) and not server.ejected for server in candidates):
             return None
-        if any(server.available for server in rotation.servers):
-            raise self._nobody(rotation)  # One works: it has been tried for this request, and its answer is the answer.
+        if any(server.available for server in servers):
+            raise self._nobody(rotation, asker)  # One has been tried for this request, and its answer is the answer.
         candidates = [server for server in candidates if server.may_be_last_resort]
         if not candidates:
-            raise self._nobody(rotation)
-        free = [server for server in candidates if not server.full]
+            raise self._nobody(rotation, asker)
+        free = [server for server in candidates if not server.full_for(asker)]
         return min(free, key=lambda server: server.last_failed_seconds, default=None)
+
+    def is_restricted(self, model_name: str) -> bool:
+        """Whether what is free for one asker may not be for another."""
+        rotation = self._rotations.get(model_name)
+        return rotation is not None and any(server.lending.restricted for server in rotation.servers)
 
     def owners_of_free(self, model_name: str) -> set[str]:
         """The keys of those who own a server of `model_name` that could take a request now."""
@@ -157,10 +167,10 @@ class Registry:
         waits = [server.seconds_to_trial for server in rotation.servers if server.in_rotation] if rotation else []
         return min((seconds for seconds in waits if seconds), default=None)
 
-    def _pick_in_turn(self, rotation: Rotation, tried: Collection[Server]) -> Server | None:
+    def _pick_in_turn(self, rotation: Rotation, tried: Collection[Server], asker: Asker) -> Server | None:
         second_choice: tuple[int, Server] | None = None
         for position, server in rotation.in_turn():
-            if not server.available or server in tried:
+            if (server.lending.restricted and not server.admits(asker)) or not server.available or server in tried:
                 continue
             if server.preferred:
                 rotation.next_position = position + 1
@@ -172,8 +182,9 @@ class Registry:
         rotation.next_position = second_choice[0] + 1
         return second_choice[1]
 
-    def _pick_least_busy(self, rotation: Rotation, tried: Collection[Server]) -> Server | None:
-        candidates = [server for server in untried(rotation, tried) if server.available]
+    def _pick_least_busy(self, rotation: Rotation, tried: Collection[Server], asker: Asker) -> Server | None:
+        candidates = [server for server in rotation.servers if server not in tried]
+        candidates = [server for server in candidates if server.available and server.admits(asker)]
         candidates = [server for server in candidates if server.preferred] or candidates
         if not candidates:
             return None
@@ -182,25 +193,34 @@ class Registry:
         least = [server for server, load in zip(candidates, loads, strict=True) if load == lowest]
         return self._chooser.choice(least)
 
-    def _nobody(self, rotation: Rotation) -> GatewayError:
-        servers = rotation.servers
+    def _nobody(self, rotation: Rotation, asker: Asker) -> GatewayError:
+        servers = [server for server in rotation.servers if server.withheld_from(asker) is None]
         if any(server.loading for server in servers if not server.draining):
             return ModelLoading(
                 "The model is being loaded by its server. Send the request again in a few seconds.",
                 retry_after_seconds=5,
             )
-        if any(server.full for server in servers if server.health_status == HEALTHY and not server.draining):
+        if any(server.full_for(asker) for server in servers if server.health_status == HEALTHY and not server.draining):
             return Overloaded(
                 "Every server of this model is busy. Send the request again later.", retry_after_seconds=5
             )
+        withheld = [server.withheld_from(asker) for server in rotation.servers if server.in_rotation or not servers]
+        reasons = [reason for reason in withheld if reason is not None]
+        if not servers:
+            return refusal_of(reasons)
+        hint = f"Others are not lent to you: {in_words(reasons)}." if reasons else "Or ask the server's owner."
         return NoServerAvailable(
-            "The model is registered, but no server can answer now. Send the request again in a moment, or ask the "
-            "server's owner whether it is running.",
+            f"The model is registered, but no server can answer now. Send the request again in a moment. {hint}",
             retry_after_seconds=5,
         )
 
-    def _unknown_model(self, model_name: str) -> ModelNotFound:
-        names = list(self._rotations)[:MAX_NAMES_TO_COMPARE]
+    def _unknown_model(self, model_name: str, asker: Asker) -> ModelNotFound:
+        # A model that is kept from the asker is not named either.
+        names = [
+            name
+            for name, rotation in list(self._rotations.items())[:MAX_NAMES_TO_COMPARE]
+            if any(server.withheld_from(asker) is None for server in rotation.servers)
+        ]
         by_lower = {name.lower(): name for name in names}
         near = difflib.get_close_matches(model_name.lower()[:200], list(by_lower), n=3, cutoff=0.5)
         hint = (
@@ -209,8 +229,3 @@ class Registry:
             else "GET /v1/models lists the models on offer."
         )
         return ModelNotFound(f"The model '{model_name[:200]}' is not registered here. {hint}", param="model")
-
-
-def untried(rotation: Rotation, tried: Collection[Server]) -> list[Server]:
-    """The servers of `rotation` that this request has not been to."""
-    return [server for server in rotation.servers if server not in tried]

@@ -6,13 +6,12 @@ ejection, breaker.py) are counted apart. Every question has one predicate, and e
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection
-from typing import Any
 
 from multiverse.clock import Clock, unix_from_iso
 from multiverse.servers.breaker import Blame, Breaker, BreakerSettings
 from multiverse.servers.identity import Registration
+from multiverse.servers.lending import ANYBODY, Asker, Lending, Withheld
 
 __all__ = [
     "HEALTHY",
@@ -36,18 +35,25 @@ class Server:
         self, registration: Registration, breaker: BreakerSettings, clock: Clock, *, default_slots: int | None = None
     ) -> None:
         self.registration = registration
+        self.lending = Lending(registration, clock)
         self._settings = breaker
         self._clock = clock
         self._default_slots = default_slots
         self.draining = False
         self.registered = True
         self.in_flight = 0
+        self.owners_in_flight = 0
         self.last_successful_request_at: str | None = None
         self.last_checked_at: str | None = None
         self.response_time_ms: float | None = None
         self.next_probe_seconds = self.usual_probe_seconds = float("-inf")
         self._moment = 0  # Grows with everything that happens; tells what an attempt had seen when it began.
         self.forget_health()
+
+    def change(self, registration: Registration) -> None:
+        """Its owner tells us something else from now on."""
+        self.registration = registration
+        self.lending.change(registration)
 
     def forget_health(self) -> None:
         """Start over as `unknown`: just loaded, or pointed at another endpoint. Attempts under way do not count."""
@@ -96,6 +102,23 @@ class Server:
         limit = self.slots
         return limit is not None and self.in_flight >= limit
 
+    def withheld_from(self, asker: Asker) -> Withheld | None:
+        """Why its owner's terms close the server to the asker, whatever slots are free; None when they do not."""
+        return self.lending.withheld_from(asker, self.slots) if self.lending.restricted else None
+
+    def full_for(self, asker: Asker) -> bool:
+        """Every slot is taken that the asker may take: one that is reserved is the owner's, or free."""
+        limit = self.slots
+        if limit is None or self.in_flight >= limit:
+            return limit is not None
+        if not self.lending.reserves or self.lending.is_owner(asker):
+            return False
+        return self.in_flight - self.owners_in_flight >= limit - 1
+
+    def admits(self, asker: Asker) -> bool:
+        """Whether an available server may take this request. Most servers are lent without conditions."""
+        return not self.lending.restricted or (self.withheld_from(asker) is None and not self.full_for(asker))
+
     @property
     def ejected(self) -> bool:
         """Out of rotation after too many failed requests, and no trial is due."""
@@ -138,9 +161,17 @@ class Server:
             return False
         return self.health_status == UNHEALTHY or (self.health_status == HEALTHY and not self._breaker.closed)
 
+    def closed_for(self, asker: Asker) -> Withheld | None:
+        """As `withheld_from`; owners hear as well why nobody else may use it now."""
+        return self.withheld_from(asker) or self.lending.closed
+
     @property
     def availability(self) -> str:
-        """The same in one word, for people."""
+        """As `availability_for` those who are neither owner nor friend."""
+        return self.availability_for(ANYBODY)
+
+    def availability_for(self, asker: Asker) -> str:
+        """May it take a request of the asker now: one word, for people."""
         if self.draining:
             return "draining"
         if self.loading:
@@ -151,7 +182,10 @@ class Server:
             return "unhealthy"
         if not self._breaker.closed:
             return "ejected"
-        return "busy" if self.full or self._busy_until > self._clock.monotonic() else "available"
+        closed = self.closed_for(asker)
+        if closed is not None:
+            return closed.word
+        return "busy" if self.full_for(asker) or self._busy_until > self._clock.monotonic() else "available"
 
     @property
     def consecutive_failures(self) -> int:
@@ -165,12 +199,14 @@ class Server:
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
-    def attempt(self, on_end: Callable[[Server], None]) -> Attempt:
+    def attempt(self, on_end: Callable[[Server], None], asker: Asker = ANYBODY) -> Attempt:
         """Count one request in, now; `Attempt.end()` counts it out and then calls `on_end`."""
         moment = self._next_moment()
         self._breaker.begin(moment)
         self.in_flight += 1
-        return Attempt(self, moment, on_end)
+        by_owner = self.lending.is_owner(asker)
+        self.owners_in_flight += by_owner
+        return Attempt(self, moment, on_end, by_owner=by_owner)
 
     def note_end(self, began: int, blame: Blame, reason: str) -> bool:
         """The attempt of the moment `began` is over; True when this ejects the server."""
@@ -287,55 +323,15 @@ class Server:
         self.reason = "the server is loading its model"
         return not was_loading
 
-    # -- what is shown and stored --------------------------------------------------------------------------------------
-
-    def record(self) -> dict[str, Any]:
-        """The record of contract §2; the server's own key and its owner's never come out."""
-        row = self.registration.to_row()
-        api_key, _owner = row.pop("api_key"), row.pop("owner_key_id")
-        return {
-            **row,
-            "has_api_key": api_key is not None,
-            "health_status": self.health_status,
-            "availability": self.availability,
-            "reason": self.reason,
-            "consecutive_failures": self.consecutive_failures,
-            "response_time_ms": self.response_time_ms,
-            "slots": self.slots,
-            "in_flight": self.in_flight,
-            "last_checked_at": self.last_checked_at,
-            "last_successful_request_at": self.last_successful_request_at,
-        }
-
-    def state_row(self) -> dict[str, Any]:
-        """The columns of the store's row that tell what was observed; `draining` is an admin's word, not ours."""
-        return {
-            "health_status": self.health_status,
-            "reason": self.reason,
-            "consecutive_failures": self.consecutive_failures,
-            "response_time_ms": self.response_time_ms,
-            "last_checked_at": self.last_checked_at,
-            "last_successful_request_at": self.last_successful_request_at,
-            "unhealthy_since": self.unhealthy_since,
-        }
-
-    def restore(self, row: dict[str, Any]) -> None:
-        """Take over from the store what outlives a restart; the verdict does not: it starts `unknown`."""
-        self.draining = bool(row.get("draining"))
-        self.last_successful_request_at = row.get("last_successful_request_at")
-        self.last_checked_at = row.get("last_checked_at")
-        with contextlib.suppress(TypeError, ValueError):  # A time that cannot be read is as good as none.
-            unix_from_iso(row["unhealthy_since"])
-            self.unhealthy_since = row["unhealthy_since"]
-
 
 class Attempt:
     """One request's place on a server; counts out exactly once."""
 
-    __slots__ = ("_began", "_on_end", "ended", "server")
+    __slots__ = ("_began", "_by_owner", "_on_end", "ended", "server")
 
-    def __init__(self, server: Server, began: int, on_end: Callable[[Server], None]) -> None:
+    def __init__(self, server: Server, began: int, on_end: Callable[[Server], None], *, by_owner: bool = False) -> None:
         self.server = server
+        self._by_owner = by_owner
         self.ended = False
         self._began = began
         self._on_end = on_end
@@ -345,6 +341,7 @@ class Attempt:
         if self.ended:
             return False
         self.ended = True
+        self.server.owners_in_flight -= self._by_owner
         ejected = self.server.note_end(self._began, blame, reason)
         self._on_end(self.server)
         return ejected

@@ -26,6 +26,7 @@ def steps() -> tuple[Step, ...]:
         ("0005_usage_sums", _create_usage_sums),
         ("0006_aliases", _create_aliases),
         ("0007_thanks_board", _create_thanks_board),
+        ("0008_lending_terms", _add_lending_terms),
     )
 
 
@@ -233,6 +234,17 @@ def _create_aliases(database: Database) -> None:
 
 def _create_thanks_board(database: Database) -> None:
     _table(database, "api_keys").add_column("on_thanks_board", int, not_null_default=0)
+
+
+def _add_lending_terms(database: Database) -> None:
+    """Servers that were registered before stay lent to everybody, at all hours."""
+    servers = _table(database, "servers")
+    servers.add_column("offered_to", str, not_null_default="class")
+    for column in ("reserve_slot", "paused"):
+        servers.add_column(column, int, not_null_default=0)
+    for column in ("friends", "quiet_hours", "time_zone"):
+        servers.add_column(column, str)
+    servers.add_column("daily_token_cap", int)
 
 
 def _table(database: Database, name: str) -> Table:

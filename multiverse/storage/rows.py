@@ -43,9 +43,17 @@ SERVER_COLUMNS: Final = (
     "context_length",
     "max_concurrency",
     "owner_key_id",
+    "offered_to",
+    "friends",
+    "reserve_slot",
+    "paused",
+    "quiet_hours",
+    "time_zone",
+    "daily_token_cap",
     "created_at",
     *STATE_COLUMNS,
 )
+LIST_COLUMNS: Final = ("tags", "friends")
 KEY_COLUMNS: Final = (
     "key_id",
     "digest",
@@ -127,30 +135,33 @@ def storable_row(row: Mapping[str, Any], columns: Collection[str], text_max: int
 
 
 def storable_server(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`storable_row` for the table `servers`, where `tags` (a list of text) is kept as JSON."""
-    tags = row.get("tags")
-    if tags is None:
-        return storable_row(row, SERVER_COLUMNS)
-    if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
-        raise ValueError("'tags' must be a list of strings")
-    return storable_row({**row, "tags": json.dumps(list(tags), ensure_ascii=False)}, SERVER_COLUMNS)
+    """`storable_row` for the table `servers`, where lists of text (`LIST_COLUMNS`) are kept as JSON."""
+    storable = dict(row)
+    for column in LIST_COLUMNS:
+        words = row.get(column)
+        if words is None:
+            continue
+        if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"{column!r} must be a list of strings")
+        storable[column] = json.dumps(list(words), ensure_ascii=False)
+    return storable_row(storable, SERVER_COLUMNS)
 
 
 def server_from_disk(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `servers` as it was handed in: `tags` is a list again, and never missing."""
-    return {**row, "tags": _tags_from_disk(row)}
+    """A row of `servers` as it was handed in: lists are lists again, and never missing."""
+    return {**row, **{column: _list_from_disk(row, column) for column in LIST_COLUMNS}}
 
 
-def _tags_from_disk(row: dict[str, Any]) -> list[str]:
+def _list_from_disk(row: dict[str, Any], column: str) -> list[str]:
     """A cell that somebody edited by hand must not keep the gateway from starting."""
     try:
-        tags = json.loads(row["tags"] or "[]")
+        words = json.loads(row[column] or "[]")
     except ValueError:
-        tags = None
-    if isinstance(tags, list):
-        return [str(tag) for tag in tags]
-    fields = {"registration_id": row["registration_id"]}
-    logger.warning("the tags of a registration cannot be read and are ignored", extra={"fields": fields})
+        words = None
+    if isinstance(words, list):
+        return [str(word) for word in words]
+    fields = {"registration_id": row["registration_id"], "column": column}
+    logger.warning("a list in a registration cannot be read and is ignored", extra={"fields": fields})
     return []
 
 

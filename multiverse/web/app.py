@@ -23,6 +23,7 @@ from multiverse.config import Config, ConfigError
 from multiverse.errors import StoreFailed
 from multiverse.gateway import Gateway
 from multiverse.logs import Logs, open_logs
+from multiverse.people.keys import ADMIN, Caller
 from multiverse.web.dispatch import GatewayApplication
 from multiverse.web.feed import Feed
 from multiverse.web.front.door import ClientLimits, FrontDoor
@@ -42,6 +43,8 @@ EXIT_OK, EXIT_FAILED, EXIT_BAD_SETTINGS = 0, 1, 2
 LAST_ANSWERS_SECONDS = 1.0
 NO_LIMIT = 2**62  # Bodies are counted by the handlers, which can answer 413 in the right shape; Tornado's limit cannot.
 
+# Whoever listens to the feed is one.
+SOME_ADMIN = Caller(ADMIN, ADMIN, key_id=ADMIN)
 NO_ROUTE = Route(shown="", pattern="", handler=NotFoundHandler, access="anyone", methods={})
 
 
@@ -59,7 +62,7 @@ def make_app(gateway: Gateway) -> tornado.web.Application:
         look=Look(),
         feed=Feed(
             registry=gateway.registry,
-            document=server_document,
+            document=lambda server: server_document(server, SOME_ADMIN, gateway.keys),
             counts=lambda: counts_document(gateway),
             last_log_id=lambda: gateway.log_memory.last_id,
         ),

@@ -166,6 +166,8 @@ def _shown(server: Server) -> tuple[object, ...]:
         server.availability,
         server.reason,
         server.in_flight,
+        server.lending.closed,
+        server.lending.tokens_today,
         server.consecutive_failures,
         server.response_time_ms,
         server.last_checked_at,

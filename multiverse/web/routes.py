@@ -27,6 +27,7 @@ from multiverse.web.schemas import (
     ServerQuerySchema,
     ServerSchema,
     SignInSchema,
+    TermsSchema,
     UpdateSchema,
 )
 
@@ -164,7 +165,11 @@ ROUTES: tuple[Route, ...] = (
         pattern=f"/admin/servers/{REGISTRATION_ID}",
         handler=admin.ServerHandler,
         access="owner",
-        methods={"GET": "One server with its latest probes."},
+        methods={
+            "GET": "One server with its latest probes.",
+            "PATCH": "Change the terms on which it is lent; null takes one back.",
+        },
+        request_schema=TermsSchema,
         query_schema=ProbesQuerySchema,
         reply_schema=ServerSchema,
     ),
@@ -185,11 +190,19 @@ ROUTES: tuple[Route, ...] = (
         reply_schema=ServerSchema,
     ),
     Route(
+        shown="/admin/servers/{registration_id}/pause",
+        pattern=f"/admin/servers/{REGISTRATION_ID}/pause",
+        handler=admin.PauseHandler,
+        access="owner",
+        methods={"POST": "Lend the server to nobody but its owner until it is resumed."},
+        reply_schema=ServerSchema,
+    ),
+    Route(
         shown="/admin/servers/{registration_id}/resume",
         pattern=f"/admin/servers/{REGISTRATION_ID}/resume",
         handler=admin.ResumeHandler,
         access="owner",
-        methods={"POST": "Put a drained server back into rotation."},
+        methods={"POST": "End a drain and a pause."},
         reply_schema=ServerSchema,
     ),
     Route(

@@ -15,17 +15,21 @@ from typing import Any
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate
 
 from multiverse.errors import InvalidRequest
+from multiverse.web.strict_fields import MAX_NUMBER, PositiveInteger, StrictBoolean
+from multiverse.web.terms_schema import TermsSchema, limits_of_terms
 
 __all__ = [
     "CallSchema",
     "LogQuerySchema",
     "LookSchema",
+    "PositiveInteger",
     "ProbesQuerySchema",
     "RegisterSchema",
     "Schema",
     "ServerQuerySchema",
     "ServerSchema",
     "SignInSchema",
+    "TermsSchema",
     "UpdateSchema",
     "limits_of",
     "load",
@@ -38,25 +42,6 @@ CONTROL_CHARACTERS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9
 PRINTABLE_ASCII = re.compile(r"[!-~]{1,500}")
 MAX_TAGS, MAX_TAG_LENGTH = 20, 50
 MAX_MODEL_NAMES = 200
-MAX_NUMBER = 2**31 - 1
-
-
-class StrictBoolean(fields.Boolean):
-    """true or false; marshmallow's own takes "yes", "on" and 1 as well."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
-        if not isinstance(value, bool):
-            raise ValidationError("must be true or false")
-        return value
-
-
-class PositiveInteger(fields.Integer):
-    """A whole number of at least 1; marshmallow's own takes `true` and "5" as well."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_NUMBER:
-            raise ValidationError("must be a whole number of at least 1")
-        return value
 
 
 class Line(fields.String):
@@ -117,7 +102,7 @@ class Tags(fields.Field[tuple[str, ...]]):
 MODEL_NAME_HINT = "must be 1 to 200 characters out of letters, digits and . _ - : / @ +"
 
 
-class UpdateSchema(Schema):
+class UpdateSchema(TermsSchema):
     """Any field of a registration; null clears an optional one."""
 
     class Meta:
@@ -211,7 +196,7 @@ class QueryInteger(fields.Integer):
 
 SORT_FIELDS = (
     "registration_id model_name served_model_name endpoint_url owner_name owner_email health_status availability "
-    "consecutive_failures response_time_ms in_flight context_length max_concurrency slots last_checked_at "
+    "consecutive_failures response_time_ms in_flight context_length max_concurrency slots tokens_today last_checked_at "
     "last_successful_request_at created_at updated_at"
 ).split()
 
@@ -270,6 +255,13 @@ class ServerSchema(Schema):
     tags = fields.List(fields.String())
     context_length = fields.Integer(allow_none=True)
     max_concurrency = fields.Integer(allow_none=True)
+    offered_to = fields.String()
+    friends = fields.List(fields.String())
+    reserve_slot = fields.Boolean()
+    paused = fields.Boolean()
+    quiet_hours = fields.String(allow_none=True)
+    time_zone = fields.String(allow_none=True)
+    daily_token_cap = fields.Integer(allow_none=True)
     has_api_key = fields.Boolean()
     health_status = fields.String()
     availability = fields.String()
@@ -278,6 +270,7 @@ class ServerSchema(Schema):
     response_time_ms = fields.Float(allow_none=True)
     slots = fields.Integer(allow_none=True)
     in_flight = fields.Integer()
+    tokens_today = fields.Integer()
     last_checked_at = fields.String(allow_none=True)
     last_successful_request_at = fields.String(allow_none=True)
     created_at = fields.String()
@@ -297,7 +290,7 @@ def limits_of(field: fields.Field[Any]) -> dict[str, Any]:
     if isinstance(field, Tags):
         words = {"type": "array", "items": {"type": "string", "maxLength": MAX_TAG_LENGTH}, "maxItems": MAX_TAGS}
         return {"anyOf": [words, {"type": "string"}, {"type": "null"}]}
-    return {}
+    return limits_of_terms(field)
 
 
 def load(schema: Schema, document: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import msgspec
 from multiverse.config import ConfigError
 from multiverse.errors import GatewayError
 from multiverse.gateway import Gateway
-from multiverse.web.handlers.admin import REGISTER_SCHEMA, registration_fields
+from multiverse.web.handlers.admin import REGISTER_SCHEMA, registration_fields, with_friends_known
 from multiverse.web.schemas import load
 
 LOG = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ async def seed(gateway: Gateway, entries: list[Registered]) -> None:
 
 async def _register(gateway: Gateway, fields: dict[str, Any], require_healthy: bool) -> None:
     try:
+        fields = with_friends_known(fields, gateway.keys)
         await gateway.registrations.register(fields, require_healthy=require_healthy)
     except GatewayError as error:
         told = {"model": fields["model_name"], "reason": error.message}

@@ -5,10 +5,16 @@ Thin on purpose: schemas judge the input, servers/registration.py does the work,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from multiverse.clock import iso_from_unix
 from multiverse.errors import ServerNotFound
+from multiverse.people.keys import Caller, Keys
+from multiverse.servers.identity import CLASS
+from multiverse.servers.lending import Asker
+from multiverse.servers.record import record_of
 from multiverse.servers.server import HEALTHY, UNHEALTHY, UNKNOWN, Server
 from multiverse.web.handlers.base import GatewayHandler, first_values
 from multiverse.web.schemas import (
@@ -16,6 +22,7 @@ from multiverse.web.schemas import (
     RegisterSchema,
     ServerQuerySchema,
     ServerSchema,
+    TermsSchema,
     UpdateSchema,
     load,
 )
@@ -24,24 +31,33 @@ if TYPE_CHECKING:
     from multiverse.gateway import Gateway
 
 REGISTER_SCHEMA, UPDATE_SCHEMA, SERVER_SCHEMA = RegisterSchema(), UpdateSchema(), ServerSchema()
+TERMS_SCHEMA = TermsSchema()
+WITHOUT: Mapping[str, Any] = MappingProxyType(
+    {"tags": (), "friends": (), "offered_to": CLASS, "reserve_slot": False, "paused": False}
+)
 SERVER_QUERY_SCHEMA, PROBES_QUERY_SCHEMA = ServerQuerySchema(), ProbesQuerySchema()
 DEFAULT_PROBES, MOST_PROBES = 20, 100
 MOST_FAILURES, FAILURES_SINCE_SECONDS = 20, 86_400
 
 
-def server_document(server: Server) -> dict[str, Any]:
-    """The record of `server` as it goes out."""
-    document: dict[str, Any] = SERVER_SCHEMA.dump(server.record())
+def server_document(server: Server, caller: Caller, keys: Keys) -> dict[str, Any]:
+    """The record of `server` as it goes out to `caller`."""
+    record = record_of(server, Asker(caller.key_id, is_admin=caller.is_admin))
+    document: dict[str, Any] = SERVER_SCHEMA.dump({**record, "friends": keys.names_of(record["friends"])})
     return document
 
 
 def registration_fields(loaded: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     """The fields of a registration in a loaded body, and whether it asks for a healthy server."""
-    fields = dict(loaded)
-    require_healthy = bool(fields.pop("require_healthy", False))
-    if "tags" in fields:
-        fields["tags"] = fields["tags"] or ()
-    return fields, require_healthy
+    require_healthy = bool(loaded.get("require_healthy"))
+    given = {name: value for name, value in loaded.items() if name != "require_healthy"}
+    return {name: WITHOUT.get(name) if value is None else value for name, value in given.items()}, require_healthy
+
+
+def with_friends_known(fields: dict[str, Any], keys: Keys) -> dict[str, Any]:
+    """The fields of a registration with friends by their ids. Raises InvalidRequest for a friend that nobody is."""
+    names = fields.get("friends")
+    return {**fields, "friends": keys.ids_of(names, param="friends")} if names else fields
 
 
 class OwnerHandler(GatewayHandler):
@@ -59,22 +75,39 @@ class OwnerHandler(GatewayHandler):
             raise ServerNotFound("No server of yours has this registration id. GET /admin/servers lists yours.")
         return server
 
+    def document(self, server: Server) -> dict[str, Any]:
+        """The record of `server` as the caller sees it."""
+        return server_document(server, self.caller, self.gateway.keys)
+
+    def registration_fields(self, loaded: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        """As the function, with friends known."""
+        fields, require_healthy = registration_fields(loaded)
+        return with_friends_known(fields, self.gateway.keys), require_healthy
+
+    async def update(self, registration_id: str, fields: dict[str, Any], *, require_healthy: bool = False) -> Server:
+        """Change the server, and count its tokens anew if another day goes for it now."""
+        server = await self.gateway.registrations.update(registration_id, fields, require_healthy=require_healthy)
+        await self.gateway.terms_watch.count()
+        return server
+
 
 class RegisterHandler(OwnerHandler):
     """`POST /admin/register`."""
 
     async def post(self) -> None:
         """Register a server, or update the one that is registered for the same model and address."""
-        fields, require_healthy = registration_fields(load(REGISTER_SCHEMA, self.read_json()))
+        fields, require_healthy = self.registration_fields(load(REGISTER_SCHEMA, self.read_json()))
         if self.owner_key_id is not None:
             fields = {"owner_name": self.caller.name, **fields}
         server, created = await self.gateway.registrations.register(
             fields, require_healthy=require_healthy, owner_key_id=self.owner_key_id
         )
+        if not created:
+            await self.gateway.terms_watch.count()
         message = "Server registered." if created else "This server was registered already; it is updated."
         if server.health_status != HEALTHY:
             message += f" It cannot take requests yet: {server.reason}"
-        self.reply_json({**server_document(server), "message": message}, status=201 if created else 200)
+        self.reply_json({**self.document(server), "message": message}, status=201 if created else 200)
 
 
 class RegistrationHandler(OwnerHandler):
@@ -83,9 +116,9 @@ class RegistrationHandler(OwnerHandler):
     async def put(self, registration_id: str) -> None:
         """Change the fields that are sent; null clears an optional one."""
         self.server_of_caller(registration_id)
-        fields, require_healthy = registration_fields(load(UPDATE_SCHEMA, self.read_json()))
-        server = await self.gateway.registrations.update(registration_id, fields, require_healthy=require_healthy)
-        self.reply_json({**server_document(server), "message": "Registration updated."})
+        fields, require_healthy = self.registration_fields(load(UPDATE_SCHEMA, self.read_json()))
+        server = await self.update(registration_id, fields, require_healthy=require_healthy)
+        self.reply_json({**self.document(server), "message": "Registration updated."})
 
     async def delete(self, registration_id: str) -> None:
         """No new request goes there from now on; those under way finish."""
@@ -103,7 +136,7 @@ class ServersHandler(OwnerHandler):
         sort, limit, offset = query.pop("sort", None), query.pop("limit", None), query.pop("offset", 0)
         owner_key_id = self.owner_key_id
         documents = [
-            server_document(server)
+            self.document(server)
             for server in self.gateway.registry.servers
             if owner_key_id in (None, server.registration.owner_key_id)
         ]
@@ -129,7 +162,14 @@ def _matches(document: dict[str, Any], filters: dict[str, str]) -> bool:
 
 
 class ServerHandler(OwnerHandler):
-    """`GET /admin/servers/{registration_id}`."""
+    """`GET` and `PATCH /admin/servers/{registration_id}`."""
+
+    async def patch(self, registration_id: str) -> None:
+        """Change the terms on which it is lent; null takes one back."""
+        self.server_of_caller(registration_id)
+        fields, _require_healthy = self.registration_fields(load(TERMS_SCHEMA, self.read_json()))
+        server = await self.update(registration_id, fields)
+        self.reply_json({**self.document(server), "message": "Terms changed."})
 
     async def get(self, registration_id: str) -> None:
         """One server, with its latest probes."""
@@ -139,7 +179,7 @@ class ServerHandler(OwnerHandler):
         wanted = min(query.get("limit", DEFAULT_PROBES), MOST_PROBES)
         self.reply_json(
             {
-                **server_document(server),
+                **self.document(server),
                 "recent_probes": [_probe_document(probe) for probe in probes[:wanted]],
                 "uptime_percent": _uptime_percent(probes),
                 "recent_failures": await self._recent_failures(registration_id),
@@ -176,7 +216,7 @@ class ProbeHandler(OwnerHandler):
         server = self.server_of_caller(registration_id)
         result = await self.gateway.health.probe(server)
         probe = {"ok": result.ok, "reason": result.reason, "response_time_ms": result.response_time_ms}
-        self.reply_json({**server_document(server), "probe": probe})
+        self.reply_json({**self.document(server), "probe": probe})
 
 
 class DrainHandler(OwnerHandler):
@@ -185,16 +225,28 @@ class DrainHandler(OwnerHandler):
     async def post(self, registration_id: str) -> None:
         """Take the server out of rotation without deregistering it."""
         self.server_of_caller(registration_id)
-        self.reply_json(server_document(await self.gateway.registrations.set_draining(registration_id, True)))
+        self.reply_json(self.document(await self.gateway.registrations.set_draining(registration_id, True)))
+
+
+class PauseHandler(OwnerHandler):
+    """`POST /admin/servers/{registration_id}/pause`."""
+
+    async def post(self, registration_id: str) -> None:
+        """Lend the server to nobody for now; its owner may still use it."""
+        self.server_of_caller(registration_id)
+        self.reply_json(self.document(await self.update(registration_id, {"paused": True})))
 
 
 class ResumeHandler(OwnerHandler):
     """`POST /admin/servers/{registration_id}/resume`."""
 
     async def post(self, registration_id: str) -> None:
-        """Put the server back into rotation."""
+        """End a drain and a pause."""
         self.server_of_caller(registration_id)
-        self.reply_json(server_document(await self.gateway.registrations.set_draining(registration_id, False)))
+        server = await self.gateway.registrations.set_draining(registration_id, False)
+        if server.registration.paused:
+            server = await self.update(registration_id, {"paused": False})
+        self.reply_json(self.document(server))
 
 
 def counts_document(gateway: Gateway) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from multiverse.errors import (
 from multiverse.people.allowances import Allowance
 from multiverse.proxy.call import Call, read_body
 from multiverse.proxy.forward import Forwarding
+from multiverse.servers.lending import Asker
 from multiverse.servers.server import Server
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.handlers.reply import HandlerReply
@@ -32,10 +33,13 @@ class OfferHandler(GatewayHandler):
     """What is on offer: models, and names that stand for one of them."""
 
     def offers(self) -> dict[str, dict[str, Any]]:
-        """The models that at least one healthy server offers and the caller may ask, by name, aliases last."""
-        records = {
-            name: model_record(name, created, servers) for name, created, servers in self.gateway.registry.models()
-        }
+        """The models that at least one healthy server offers the caller, who may ask them, by name, aliases last."""
+        asker = Asker(self.asker, is_admin=self.caller.is_admin)
+        records = {}
+        for name, created, servers in self.gateway.registry.models():
+            lent = [server for server in servers if server.withheld_from(asker) is None]
+            if lent:
+                records[name] = model_record(name, created, lent)
         healthy = {name: record for name, record in records.items() if record["healthy_servers"]}
         offers = dict(healthy)
         for alias in self.gateway.aliases:

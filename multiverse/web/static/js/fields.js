@@ -29,7 +29,7 @@ export class Fields {
   #rules;
   #required;
 
-  /** `rules`: by name, what is wrong with a text; empty for nothing. */
+  /** `rules`: by name, what is wrong with a text, empty for nothing; undefined where any text will do. */
   constructor(form, rules, { required = [], onInput = () => {} } = {}) {
     this.form = form;
     this.names = Object.keys(rules);
@@ -95,7 +95,7 @@ export class Fields {
   /** Whether the field is well; says beside it why not. */
   judge(name) {
     const text = this.text(name);
-    const complaint = text ? this.#rules[name](text) : this.#required.has(name) ? "This is needed." : "";
+    const complaint = text ? (this.#rules[name]?.(text) ?? "") : this.#required.has(name) ? "This is needed." : "";
     this.complain(name, complaint);
     return complaint === "";
   }

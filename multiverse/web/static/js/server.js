@@ -6,7 +6,7 @@ import { build, copyButton, find, setHidden, setText, whileBusy } from "./dom.js
 import { count, exactTime, milliseconds, NOTHING, showTime } from "./format.js";
 import { startFrame } from "./frame.js";
 import { live } from "./live.js";
-import { FIELDS, ServerForm } from "./server_form.js";
+import { FIELDS, LISTS, ServerForm, SWITCHES } from "./server_form.js";
 import { greeting } from "./snippets.js";
 import { snippetTabs } from "./tabs.js";
 import { toast, toastError } from "./toasts.js";
@@ -45,6 +45,7 @@ function show(record) {
   showVerdict(chip, server.health_status);
   setText(find("#availability"), availabilityText(server));
   setText(find("#reason"), server.reason ?? (availabilityText(server) ? availabilityTitle(server) : ""));
+  setText(find("#pause"), server.paused ? "Lend again" : "Pause");
   setText(find("#drain"), server.availability === "draining" ? "Resume" : "Drain");
   showFacts();
   snippet ??= startSnippet();
@@ -76,12 +77,23 @@ function showFacts() {
     fact("Last good request", moment(server.last_successful_request_at)),
     fact("Context length", server.context_length ? count(server.context_length) : NOTHING),
     fact("Server's key", server.has_api_key ? "set" : "none"),
+    fact("Lent to", lentTo()),
+    fact("Quiet hours", server.quiet_hours ? `${server.quiet_hours} (${server.time_zone})` : NOTHING),
+    fact("Tokens today", server.daily_token_cap ? `${count(server.tokens_today)} of ${count(server.daily_token_cap)}` : count(server.tokens_today)),
+    fact("Reserved slot", server.reserve_slot ? "one" : "none"),
     fact("Tags", server.tags.join(", ") || NOTHING),
     fact("Registered", moment(server.created_at)),
     fact("Changed", moment(server.updated_at)),
     fact("Description", server.description ?? NOTHING),
     fact("Registration id", [build("code", {}, server.registration_id), copyButton(() => server.registration_id)]),
   );
+}
+
+function lentTo() {
+  if (server.offered_to === "friends") {
+    return `friends: ${server.friends.join(", ") || "nobody"}`;
+  }
+  return server.offered_to === "me" ? "nobody else" : "the class";
 }
 
 function showProbes({ recent_probes: probes, uptime_percent: uptime }) {
@@ -182,11 +194,20 @@ act("#drain", async () => {
   toast(draining ? "The server takes requests again." : "No new request goes to this server; those under way finish.");
 });
 
+act("#pause", async () => {
+  const { paused } = server;
+  show(await (paused ? call("PATCH", path, { paused: false }) : call("POST", `${path}/pause`)));
+  toast(paused ? "The server is lent again, on its terms." : "The server is lent to nobody for now; what is under way finishes.");
+});
+
 // -- editing
 
 function shownValue(name) {
-  if (name === "tags") {
-    return server.tags.join(", ");
+  if (LISTS.has(name)) {
+    return server[name].join(", ");
+  }
+  if (SWITCHES.has(name)) {
+    return server[name] ? "yes" : "no";
   }
   return name === "api_key" ? "" : String(server[name] ?? "");
 }

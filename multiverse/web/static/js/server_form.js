@@ -16,7 +16,15 @@ export const FIELDS = {
   max_concurrency: "Requests at a time",
   tags: "Tags",
   description: "Description",
+  offered_to: "Lent to",
+  friends: "Friends",
+  quiet_hours: "Quiet hours",
+  time_zone: "Time zone",
+  daily_token_cap: "Tokens a day",
+  reserve_slot: "Reserved slot",
 };
+export const LISTS = new Set(["tags", "friends"]);
+export const SWITCHES = new Set(["reserve_slot"]);
 
 function address(text) {
   if (!/^https?:\/\//i.test(text)) {
@@ -41,6 +49,26 @@ function tags(text) {
   return words.some((word) => word.length > 50) ? "A tag has at most 50 characters." : "";
 }
 
+function quietHours(text) {
+  const time = "([01]?\\d|2[0-3]):[0-5]\\d|24:00";
+  const span = new RegExp(`^(${time})\\s*[-–]\\s*(${time})$`);
+  return text.split(",").every((part) => span.test(part.trim())) ? "" : "Times of the day such as 22:00-07:00.";
+}
+
+function timeZone(text) {
+  try {
+    new Intl.DateTimeFormat("en", { timeZone: text });
+    return "";
+  } catch {
+    return "There is no such time zone; one is Europe/Berlin.";
+  }
+}
+
+/** The time zone of this browser, where it tells. */
+function zoneHere() {
+  return Intl.DateTimeFormat().resolvedOptions().timeZone ?? "";
+}
+
 const RULES = {
   endpoint_url: address,
   model_name: (text) => (/^[A-Za-z0-9._\-:/@+]{1,200}$/.test(text) ? "" : "At most 200 letters, digits and . _ - : / @ +"),
@@ -51,16 +79,26 @@ const RULES = {
   description: atMost(2000),
   context_length: wholeNumber,
   max_concurrency: wholeNumber,
+  daily_token_cap: wholeNumber,
+  quiet_hours: quietHours,
+  time_zone: timeZone,
   tags,
 };
 const REQUIRED = new Set(["endpoint_url", "model_name"]);
-const NUMBERS = new Set(["context_length", "max_concurrency"]);
+const NUMBERS = new Set(["context_length", "max_concurrency", "daily_token_cap"]);
 
 export class ServerForm extends Fields {
   constructor(form, { onInput = () => {}, registrationId = null } = {}) {
     // In the order in which they stand in the form: the first that is wrong gets the focus.
     super(form, Object.fromEntries(Object.keys(FIELDS).map((name) => [name, RULES[name]])), { required: REQUIRED, onInput });
     this.registrationId = registrationId;
+    find("#time-zones", form).replaceChildren(...(Intl.supportedValuesOf?.("timeZone") ?? []).map((zone) => build("option", { value: zone })));
+    this.input("quiet_hours").addEventListener("change", () => {
+      if (this.text("quiet_hours") && !this.text("time_zone")) {
+        this.input("time_zone").value = zoneHere();
+        this.input("time_zone").dispatchEvent(new Event("input", { bubbles: true }));
+      }
+    });
     const button = find("#test-connection", form);
     button.addEventListener("click", () => whileBusy(button, () => this.#testConnection()));
   }
@@ -68,8 +106,11 @@ export class ServerForm extends Fields {
   /** The field's value as the API takes it: a number, a list, a text, or null. */
   value(name) {
     const text = this.text(name);
-    if (name === "tags") {
+    if (LISTS.has(name)) {
       return listOf(text);
+    }
+    if (SWITCHES.has(name)) {
+      return text === "yes";
     }
     if (text === "") {
       return null;

@@ -8,6 +8,11 @@ const AVAILABILITY = {
   ejected: "left alone after failed requests",
   loading: "is loading its model",
   draining: "drained by an admin",
+  paused: "paused by its owner",
+  quiet: "in its quiet hours",
+  capped: "has given its tokens of today",
+  not_offered: "offered to others",
+  reserved: "its only slot is reserved for its owner",
   unhealthy: "fails its probes",
   unknown: "not probed yet",
 };
@@ -28,7 +33,7 @@ export function showVerdict(chip, verdict) {
 /** What else there is to say beside the verdict; empty when the verdict says it all. */
 export function availabilityText(server) {
   const same = server.availability === server.health_status || (server.availability === "available" && server.health_status === "healthy");
-  return same ? "" : server.availability;
+  return same ? "" : server.availability.replace("_", " ");
 }
 
 export function availabilityTitle(server) {
