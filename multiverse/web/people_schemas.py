@@ -16,7 +16,8 @@ from multiverse.clock import iso_from_unix
 from multiverse.errors import InvalidRequest
 from multiverse.people.keys import ROLES, STUDENT
 from multiverse.storage.usage_table import GROUPS
-from multiverse.web.schemas import Email, Line, ModelNames, PositiveInteger, StrictBoolean, load
+from multiverse.web.schemas import Email, Line, ModelNames, PositiveInteger, load
+from multiverse.web.strict_fields import StrictBoolean
 
 MOST_USES, MOST_ROSTER_ROWS, HEAVIEST = 10_000, 2000, 100
 LONGEST_LIFETIME_MINUTES = 60 * 24 * 366
