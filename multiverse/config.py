@@ -80,6 +80,16 @@ class Config:
     cors_allow_origins: tuple[str, ...]
     include_gateway_server_id_header: bool
     metrics_token: str | None = field(repr=False)
+    notify_webhook_url: str | None = field(repr=False)
+    notify_email: tuple[str, ...]
+    notify_after_seconds: float
+    notify_gap_seconds: float
+    smtp_host: str | None
+    smtp_port: int
+    smtp_security: str
+    smtp_username: str | None
+    smtp_password: str | None = field(repr=False)
+    smtp_from: str | None
     drain_seconds: float
     reload: bool
 
@@ -165,3 +175,9 @@ def _conflicts(parsed: Mapping[str, Any]) -> Iterator[str]:
         yield "EJECT_MAX_SECONDS must be at least EJECT_SECONDS"
     if parsed["admin_api_key"] is not None and parsed["admin_api_key"] in (parsed["client_api_keys"] or ()):
         yield "CLIENT_API_KEYS must not contain ADMIN_API_KEY (every client would be an admin)"
+    if parsed["smtp_host"] and not parsed["smtp_from"]:
+        yield "SMTP_FROM must be set where SMTP_HOST is"
+    if parsed["notify_email"] and not parsed["smtp_host"]:
+        yield "NOTIFY_EMAIL needs SMTP_HOST (without a mail server nothing can be sent)"
+    if parsed["smtp_username"] and not parsed["smtp_password"]:
+        yield "SMTP_PASSWORD must be set where SMTP_USERNAME is"

@@ -13,10 +13,14 @@ from collections.abc import Callable
 from types import TracebackType
 
 from multiverse.clock import Clock, iso_from_unix
-from multiverse.config import Config
+from multiverse.config import Config, ConfigError
 from multiverse.errors import StoreFailed
 from multiverse.log_memory import LogMemory
 from multiverse.loop_watch import LoopWatch
+from multiverse.notices.mail import Mail, MailSettings
+from multiverse.notices.news import NewsDesk
+from multiverse.notices.notifier import Notifier
+from multiverse.notices.webhook import Webhook
 from multiverse.people.allowances import Allowances, Limit
 from multiverse.people.keyring import KeyRing
 from multiverse.people.keys import ANONYMOUS, READER, STUDENT, Keys
@@ -55,6 +59,7 @@ SESSION_IDLE_SECONDS = 12 * 3600.0
 AUTO_DEREGISTER_LOOKS_SECONDS = 60.0
 RETENTION_LOOKS_SECONDS = 3600.0
 DRAIN_LOOKS_SECONDS = 0.05
+NOTIFY_LOOKS_SECONDS = 5.0
 
 
 class Gateway:
@@ -107,7 +112,7 @@ class Gateway:
     async def __aenter__(self) -> Gateway:
         """Open the store and load the registry; probing starts with `watch_servers()`, once the port is open.
 
-        Raises StoreFailed.
+        Raises StoreFailed, and ConfigError for an address that settings alone cannot judge.
         """
         config = self.config
         await self.store.open()
@@ -115,6 +120,7 @@ class Gateway:
             dialler = Dialler(AddressPolicy(allow_private=config.allow_private_addresses))
             self.transport = StreamingHTTPClient(force_instance=True, dialler=dialler)
             self._build_servers(dialler)
+            self._build_notifier()
             self.queue = Queue(
                 registry=self.registry,
                 size=config.queue_size,
@@ -176,8 +182,33 @@ class Gateway:
         self._lost_servers = SteadyCallback(self._deregister_lost, looks_seconds * 1000)
         self._old_usage = SteadyCallback(self._forget_old_usage, RETENTION_LOOKS_SECONDS * 1000)
 
+    def _build_notifier(self) -> None:
+        config = self.config
+        # The webhook's address is the admin's word: the policy for servers does not concern it.
+        self._outward = StreamingHTTPClient(force_instance=True, dialler=Dialler(AddressPolicy(allow_private=True)))
+        self._notifier = Notifier(
+            servers=lambda: self.registry.servers,
+            email_of=self.keyring.email_of,
+            desk=NewsDesk(
+                clock=self.clock, after_seconds=config.notify_after_seconds, gap_seconds=config.notify_gap_seconds
+            ),
+            clock=self.clock,
+            look_seconds=min(NOTIFY_LOOKS_SECONDS, config.notify_after_seconds / 4),
+            webhook=self._webhook(),
+            mail=_mail(config),
+            admin_emails=config.notify_email,
+        )
+
+    def _webhook(self) -> Webhook | None:
+        address = self.config.notify_webhook_url
+        try:
+            return Webhook(address, transport=self._outward) if address else None
+        except ValueError:
+            raise ConfigError("NOTIFY_WEBHOOK_URL must be an address that can be dialled") from None
+
     def watch_servers(self) -> None:
         """Probe all servers now, and go on until the end."""
+        self._notifier.start()
         self.health.start()
         self.terms_watch.start()
         if self.config.auto_deregister_after_hours > 0:
@@ -220,6 +251,8 @@ class Gateway:
         self._old_usage.stop()
         self.loop_watch.stop()
         self.terms_watch.stop()
+        await self._notifier.stop()
+        self._outward.close()
         await self.health.stop()
         self.transport.close()
         for server in self.registry.servers:
@@ -238,6 +271,22 @@ def _limits_by_role(config: Config) -> dict[str, Limit]:
     )
     figures = {**dict.fromkeys((STUDENT, READER, ANONYMOUS), usual), **dict(config.rate_limits_by_role)}
     return {role: Limit(*(figure or None for figure in given)) for role, given in figures.items()}
+
+
+def _mail(config: Config) -> Mail | None:
+    """None without a mail server; config.py sees to it that one has a sender."""
+    if config.smtp_host is None or config.smtp_from is None:
+        return None
+    return Mail(
+        MailSettings(
+            host=config.smtp_host,
+            port=config.smtp_port,
+            security=config.smtp_security,
+            sender=config.smtp_from,
+            user_name=config.smtp_username,
+            password=config.smtp_password,
+        )
+    )
 
 
 def _breaker_settings(config: Config) -> BreakerSettings:

@@ -44,7 +44,8 @@ def open_logs(config: Config, *, queue_limit: int = QUEUE_LIMIT) -> Logs:
     The handler stands at the root, so that other libraries' warnings are redacted too. Raises ConfigError naming
     LOG_DIR when the log file cannot be opened; nothing has been changed then.
     """
-    redactor = Redactor([config.admin_api_key, *config.client_api_keys, config.metrics_token or ""])
+    outgoing = (config.metrics_token, config.notify_webhook_url, config.smtp_password)
+    redactor = Redactor([config.admin_api_key, *config.client_api_keys, *(secret or "" for secret in outgoing)])
     failures = _Failures()
     outputs = _open_outputs(config, failures)
     formatter = JSONLines(redactor) if config.log_format == "json" else TextLines(redactor)

@@ -160,6 +160,37 @@ def _servers_file(text: str) -> str | None:
     return text or None
 
 
+def _web_address(text: str) -> str | None:
+    # RFC 3986's characters; a webhook's path and query are its secret, so nothing of the text is repeated.
+    if text and not re.fullmatch(r"https?://[^\s/?#@\\]+(?:[/?][!-~]*)?", text, re.ASCII):
+        raise ValueError("must be an address such as https://discord.com/api/webhooks/…")
+    return text or None
+
+
+def _mail_addresses(text: str) -> tuple[str, ...]:
+    addresses = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not all(re.fullmatch(r"[!-?A-~]+@[A-Za-z0-9.-]+", address, re.ASCII) for address in addresses):
+        raise ValueError("must be e-mail addresses, separated by commas")
+    return addresses
+
+
+def _mail_address(text: str) -> str | None:
+    if len(_mail_addresses(text)) > 1:
+        raise ValueError("must be one e-mail address")
+    return text or None
+
+
+def _optional(pattern: str, needs: str) -> Reader:
+    """A reader of text that may be empty, and else has to match `pattern` as a whole; None when it is empty."""
+
+    def read(text: str) -> str | None:
+        if text and not re.fullmatch(pattern, text):
+            raise ValueError(needs)
+        return text or None
+
+    return read
+
+
 def _cors_allow_origins(text: str) -> tuple[str, ...]:
     if text.lower() == "none":
         return ()
@@ -265,6 +296,21 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("CORS_ALLOW_ORIGINS", "*", _ORIGINS_MEANING, _cors_allow_origins),
     Setting("INCLUDE_GATEWAY_SERVER_ID_HEADER", "true", "name the server in X-Gateway-Server-ID", _flag),
     Setting("METRICS_TOKEN", "", "token that /metrics asks for; empty = open to all", _metrics_token),
+    Setting("NOTIFY_WEBHOOK_URL", "", "where people hear of servers that fall silent or come back", _web_address),
+    Setting("NOTIFY_EMAIL", "", "the admin's e-mail addresses, told the same; needs SMTP_HOST", _mail_addresses),
+    Setting("NOTIFY_AFTER_SECONDS", "300", "how long a server is unhealthy before anybody is told", _duration()),
+    Setting("NOTIFY_GAP_SECONDS", "600", "least time between two messages about one server", _duration()),
+    Setting(
+        "SMTP_HOST",
+        "",
+        "mail server; empty = no e-mail",
+        _optional(r"[A-Za-z0-9_.:-]+", "must be a host name or an address"),
+    ),
+    Setting("SMTP_PORT", "587", "its port", _whole(1, 65535)),
+    Setting("SMTP_SECURITY", "starttls", "starttls, tls or none", _choice("starttls", "tls", "none")),
+    Setting("SMTP_USERNAME", "", "who signs in there; empty = nobody", _optional(r"[!-~ ]+", "must be ASCII text")),
+    Setting("SMTP_PASSWORD", "", "the password for it", _optional(r"[!-~ ]+", "must be printable ASCII characters")),
+    Setting("SMTP_FROM", "", "the sender's e-mail address; needed with SMTP_HOST", _mail_address),
     Setting("DRAIN_SECONDS", "25", "time streams have to finish at shutdown", _duration(zero="do not wait")),
     Setting("RELOAD", "false", "restart when the code changes, for development", _flag),
 )

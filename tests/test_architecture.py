@@ -27,7 +27,7 @@ LAYERS = (
     "logs",
     "storage transport",
     "people servers",
-    "proxy",
+    "notices proxy",
     "gateway",
     "web",
     "__main__ cli cli_aliases cli_client cli_keys cli_options cli_output cli_servers cli_terms cli_transfer cli_usage"
@@ -64,7 +64,8 @@ HOMES = {
     "zoneinfo": "servers.terms",
     "click": "cli cli_aliases cli_keys cli_options cli_output cli_servers cli_terms cli_transfer cli_usage upkeep",
     "http.client": "cli_client",
-    "ssl": "cli_client transport.dialling transport.connection",
+    "smtplib": "notices.mail",
+    "ssl": "cli_client notices.mail transport.dialling transport.connection",
 }
 
 LONGEST_MODULE, LONGEST_FUNCTION, LONGEST_MODULE_DOCSTRING = 350, 60, 5

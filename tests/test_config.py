@@ -62,6 +62,16 @@ DEFAULTS = {
     "cors_allow_origins": ("*",),
     "include_gateway_server_id_header": True,
     "metrics_token": None,
+    "notify_webhook_url": None,
+    "notify_email": (),
+    "notify_after_seconds": 300.0,
+    "notify_gap_seconds": 600.0,
+    "smtp_host": None,
+    "smtp_port": 587,
+    "smtp_security": "starttls",
+    "smtp_username": None,
+    "smtp_password": None,
+    "smtp_from": None,
     "drain_seconds": 25.0,
     "reload": False,
 }
@@ -77,6 +87,8 @@ ABOVE_ZERO = [
     "CLIENT_WRITE_TIMEOUT_SECONDS",
     "HEADER_TIMEOUT_SECONDS",
     "BODY_TIMEOUT_SECONDS",
+    "NOTIFY_AFTER_SECONDS",
+    "NOTIFY_GAP_SECONDS",
 ]
 ZERO_MEANS_OFF = [
     "AUTO_DEREGISTER_AFTER_HOURS",
@@ -93,6 +105,7 @@ FROM_ONE = [
     "MAX_RESPONSE_BODY_SIZE",
     "MAX_EVENT_SIZE",
     "RATE_LIMIT_REQUESTS_PER_MINUTE",
+    "SMTP_PORT",
 ]
 FROM_ZERO = ["LOG_BACKUP_COUNT", "MAX_RETRY_ATTEMPTS", "QUEUE_SIZE", "PORT"]
 FROM_ZERO += ["DEFAULT_MAX_CONCURRENCY", "RATE_LIMIT_TOKENS_PER_DAY", "RATE_LIMIT_REQUESTS_AT_ONCE"]
@@ -136,7 +149,7 @@ def test_defaults_are_the_contracts() -> None:
 
 def test_settings_and_config_name_the_same_things_in_the_same_order() -> None:
     assert [setting.field_name for setting in SETTINGS] == [entry.name for entry in dataclasses.fields(Config)]
-    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 53
+    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 63
     assert [setting.variable for setting in SETTINGS if setting.default is None] == ["ADMIN_API_KEY"]
     assert all(setting.meaning and "\n" not in setting.meaning for setting in SETTINGS)
 
@@ -239,6 +252,12 @@ def test_choices_in_any_case(variable: str, text: str, value: str) -> None:
         ("CLIENT_API_KEYS", "schlüssel-eins", "CLIENT_API_KEYS must be keys of at least 8"),
         ("CLIENT_API_KEYS", f"client-key,{ADMIN_KEY}", "CLIENT_API_KEYS must not contain ADMIN_API_KEY"),
         ("METRICS_TOKEN", "tok\x00en", "METRICS_TOKEN must be printable ASCII"),
+        ("NOTIFY_WEBHOOK_URL", "discord.com/api/webhooks/1/planted", "NOTIFY_WEBHOOK_URL must be an address"),
+        ("NOTIFY_EMAIL", "teacher", "NOTIFY_EMAIL must be e-mail addresses"),
+        ("NOTIFY_EMAIL", "teacher@class.example", "NOTIFY_EMAIL needs SMTP_HOST"),
+        ("SMTP_HOST", "mail.class.example", "SMTP_FROM must be set where SMTP_HOST is"),
+        ("SMTP_FROM", "one@class.example,two@class.example", "SMTP_FROM must be one e-mail address"),
+        ("SMTP_USERNAME", "gateway", "SMTP_PASSWORD must be set"),
         ("CORS_ALLOW_ORIGINS", "class.example", "CORS_ALLOW_ORIGINS must be *"),
         ("CORS_ALLOW_ORIGINS", "https://class.example/path", "CORS_ALLOW_ORIGINS must be *"),
         ("CORS_ALLOW_ORIGINS", "https://*.example", "CORS_ALLOW_ORIGINS must be *"),

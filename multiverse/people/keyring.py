@@ -85,6 +85,11 @@ class KeyRing:
         rows = self._rows.values()
         return {row["key_id"]: row["name"] for row in rows if row["on_thanks_board"] and row["revoked_at"] is None}
 
+    def email_of(self, key_id: str) -> str | None:
+        """The e-mail of who holds a key; None for a key that is gone or revoked, or has none."""
+        row = self._rows.get(key_id)
+        return None if row is None or row["revoked_at"] is not None else row["email"]
+
     def _row(self, key_id: str) -> Record:
         row = self._rows.get(key_id)
         if row is None:

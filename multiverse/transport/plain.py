@@ -14,7 +14,7 @@ from tornado.httpclient import HTTPRequest
 from tornado.httputil import HTTPHeaders
 
 from multiverse.errors import InvalidRequest
-from multiverse.transport.addresses import parse_endpoint
+from multiverse.transport.addresses import Endpoint, parse_endpoint
 from multiverse.transport.messages import ResponseHead, ServerRequest
 
 MAX_BODY_BYTES = 104857600  # simple_httpclient's own limit.
@@ -38,11 +38,7 @@ def server_request(plain: HTTPRequest, defaults: dict[str, Any]) -> ServerReques
 
     _refuse_unsupported(plain, setting)
     _check_body(plain, setting)
-    origin, target = _split(plain.url)
-    try:
-        endpoint = parse_endpoint(origin)
-    except InvalidRequest as error:
-        raise ValueError(f"not a URL this client can fetch: {origin!r}") from error
+    endpoint, target = endpoint_and_target(plain.url)
     headers = _headers(plain, setting)
     host = headers.pop("Host", None)
     return ServerRequest(
@@ -80,6 +76,15 @@ def _check_body(plain: HTTPRequest, setting: Callable[[str], Any]) -> None:
     if expected != (plain.body is not None):
         word = "not " if expected else ""
         raise ValueError(f"body must {word}be None for {plain.method} (unless allow_nonstandard_methods is true)")
+
+
+def endpoint_and_target(url: str) -> tuple[Endpoint, str]:
+    """Where `url` leads, and what is asked for there. Raises ValueError, which does not repeat path and query."""
+    origin, target = _split(url)
+    try:
+        return parse_endpoint(origin), target
+    except InvalidRequest as error:
+        raise ValueError(f"not a URL this client can fetch: {origin!r}") from error
 
 
 def _split(url: str) -> tuple[str, str]:
