@@ -57,6 +57,7 @@ class Config:
     request_timeout_seconds: float
     stream_idle_timeout_seconds: float
     stream_max_seconds: float
+    plain_max_seconds: float
     stream_keepalive_seconds: float
     client_write_timeout_seconds: float
     header_timeout_seconds: float

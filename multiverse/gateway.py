@@ -305,6 +305,7 @@ def _forward_settings(config: Config) -> ForwardSettings:
         request_timeout_seconds=config.request_timeout_seconds,
         stream_idle_timeout_seconds=config.stream_idle_timeout_seconds,
         stream_max_seconds=config.stream_max_seconds,
+        plain_max_seconds=config.plain_max_seconds or None,
         stream_keepalive_seconds=config.stream_keepalive_seconds,
         max_response_body_size=config.max_response_body_size,
         max_event_size=config.max_event_size,

@@ -269,6 +269,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REQUEST_TIMEOUT_SECONDS", "300", "time to a stream's first event, or a plain answer's end", _duration()),
     Setting("STREAM_IDLE_TIMEOUT_SECONDS", "60", "silence of a server that ends a stream", _duration()),
     Setting("STREAM_MAX_SECONDS", "3600", "longest life of a stream", _duration()),
+    Setting("PLAIN_MAX_SECONDS", "0", "longest life of a plain request; 0 = no limit", _duration(zero="no limit")),
     Setting("STREAM_KEEPALIVE_SECONDS", "10", "silence before a keep-alive; 0 = none", _duration(zero="none")),
     Setting("CLIENT_WRITE_TIMEOUT_SECONDS", "30", "time a client may stop reading", _duration()),
     Setting("HEADER_TIMEOUT_SECONDS", "10", "time to read a request's headers", _duration()),

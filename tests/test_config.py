@@ -39,6 +39,7 @@ DEFAULTS = {
     "request_timeout_seconds": 300.0,
     "stream_idle_timeout_seconds": 60.0,
     "stream_max_seconds": 3600.0,
+    "plain_max_seconds": 0.0,
     "stream_keepalive_seconds": 10.0,
     "client_write_timeout_seconds": 30.0,
     "header_timeout_seconds": 10.0,
@@ -92,6 +93,7 @@ ABOVE_ZERO = [
 ]
 ZERO_MEANS_OFF = [
     "AUTO_DEREGISTER_AFTER_HOURS",
+    "PLAIN_MAX_SECONDS",
     "STREAM_KEEPALIVE_SECONDS",
     "QUEUE_TIMEOUT_SECONDS",
     "DRAIN_SECONDS",
@@ -149,7 +151,7 @@ def test_defaults_are_the_contracts() -> None:
 
 def test_settings_and_config_name_the_same_things_in_the_same_order() -> None:
     assert [setting.field_name for setting in SETTINGS] == [entry.name for entry in dataclasses.fields(Config)]
-    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 63
+    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 64
     assert [setting.variable for setting in SETTINGS if setting.default is None] == ["ADMIN_API_KEY"]
     assert all(setting.meaning and "\n" not in setting.meaning for setting in SETTINGS)
 

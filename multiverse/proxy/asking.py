@@ -26,6 +26,7 @@ class ForwardSettings:
     request_timeout_seconds: float
     stream_idle_timeout_seconds: float
     stream_max_seconds: float
+    plain_max_seconds: float | None
     stream_keepalive_seconds: float
     max_response_body_size: int
     max_event_size: int

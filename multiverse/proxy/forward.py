@@ -21,6 +21,7 @@ from multiverse.errors import (
     NoServerAvailable,
     NotFound,
     Overloaded,
+    ServerTimeout,
     ShuttingDown,
 )
 from multiverse.people.allowances import Allowances
@@ -42,6 +43,7 @@ LOG = logging.getLogger(__name__)
 
 LEFTOVER_SECONDS = 0.5
 CANNOT_ANSWER = (ModelLoading, ModelNotFound, ModelNotOffered, NoServerAvailable, Overloaded)
+STREAM = "Ask with `stream` set to true, which has no such limit, or for fewer tokens."
 CLIENT_CLOSED_STATUS = 499  # nginx's word for it; never sent, only counted
 
 
@@ -129,16 +131,28 @@ class Forwarding:
         proxy = self._proxy
         proxy.under_way.add(self)
         proxy.usage.admitted(self._call.caller.name)
-        if self._call.stream:
-            self._answer.keep_alive()
+        deadline = self._deadline()
         try:
             failure = await self._failure()
             if failure is not None:
                 self._end_with(*failure)
         finally:
             self._answer.stop()
+            if deadline is not None:
+                deadline.cancel()
             self._settle(Blame.NONE, "")
             proxy.under_way.discard(self)
+
+    def _deadline(self) -> asyncio.TimerHandle | None:
+        """Keep a stream alive; end a plain request, which cannot be, before somebody in front of us does."""
+        if self._call.stream:
+            self._answer.keep_alive()
+            return None
+        seconds = self._proxy.settings.plain_max_seconds
+        if seconds is None:
+            return None
+        error = ServerTimeout(f"No whole answer came within {seconds:g} s, the longest that is possible here. {STREAM}")
+        return asyncio.get_running_loop().call_later(seconds, self.end_early, error)
 
     async def _failure(self) -> tuple[GatewayError, bytes | None] | None:
         """Do the work; None when the client has its answer, else the error for it and a server's own body."""
