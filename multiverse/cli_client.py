@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,14 @@ class GatewayAddress:
         return f"{self.scheme}://{host}:{self.port}{self.prefix}"
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A stream that was read to its end: its headers, by their names in lower case, and each event with its moment."""
+
+    headers: Mapping[str, str]
+    arrivals: tuple[tuple[Any, float], ...]
+
+
 def segment(text: str) -> str:
     """`text` as one segment of a path, whatever it contains (RFC 3986 §3.3)."""
     return quote(text, safe="", errors="replace")
@@ -86,11 +95,22 @@ class GatewayClient:
         self._address = address
         self._key = key
 
-    def call(self, method: str, path: str, *, query: Query | None = None, body: Mapping[str, Any] | None = None) -> Any:
-        """One call; returns the JSON of a 2xx answer. Raises GatewayRefused, NotAnAnswer, GatewayUnreachable."""
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """One call, with further `headers`; returns the JSON of a 2xx answer.
+
+        Raises GatewayRefused, NotAnAnswer, GatewayUnreachable.
+        """
         given = {name: str(value) for name, value in (query or {}).items() if value is not None}
         target = f"{path}?{urlencode(given, errors='replace')}" if given else path
-        return self._read_json_of(method, target, body, CALL_TIMEOUT_SECONDS)
+        return self._read_json_of(method, target, body, CALL_TIMEOUT_SECONDS, headers)
 
     def complete(self, body: Mapping[str, Any]) -> Any:
         """A plain chat completion (OpenAI API, "Create chat completion"). Raises like call()."""
@@ -118,9 +138,26 @@ class GatewayClient:
                 "The answer broke off: the stream ended before it was complete. Ask again." + _request_id(response)
             )
 
-    def _read_json_of(self, method: str, target: str, body: Mapping[str, Any] | None, timeout_seconds: float) -> Any:
+    def watch(self, path: str, headers: Mapping[str, str]) -> Watched:
+        """A stream of events and when each came, `headers` having been sent besides. Raises like call()."""
+        with self._connected(CALL_TIMEOUT_SECONDS) as connection:
+            response = self._send(connection, "GET", path, None, headers)
+            if response.status != 200 or _media_type(response) != "text/event-stream":
+                self._read_json(response)
+                raise self._not_an_answer(response)
+            arrivals = tuple((_parse(data), time.monotonic()) for data in self._read_events(response))
+            return Watched({name.lower(): value for name, value in response.getheaders()}, arrivals)
+
+    def _read_json_of(
+        self,
+        method: str,
+        target: str,
+        body: Mapping[str, Any] | None,
+        timeout_seconds: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         with self._connected(timeout_seconds) as connection:
-            return self._read_json(self._send(connection, method, target, body))
+            return self._read_json(self._send(connection, method, target, body, headers))
 
     @contextlib.contextmanager
     def _connected(self, timeout_seconds: float) -> Iterator[http.client.HTTPConnection]:
@@ -139,13 +176,19 @@ class GatewayClient:
         return http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_SECONDS, context=context)
 
     def _send(
-        self, connection: http.client.HTTPConnection, method: str, target: str, body: Mapping[str, Any] | None
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        target: str,
+        body: Mapping[str, Any] | None,
+        further: Mapping[str, str] | None = None,
     ) -> http.client.HTTPResponse:
         headers = {
             "Accept": "application/json, text/event-stream",
             "Authorization": f"Bearer {self._key or 'not-needed'}",
             "User-Agent": f"multiverse-cli/{__version__}",
             "ngrok-skip-browser-warning": "1",  # a gateway behind a free ngrok tunnel: else it answers with a page
+            **(further or {}),
         }
         content = None if body is None else json.dumps(body).encode("ascii")
         if content is not None:

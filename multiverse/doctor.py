@@ -10,12 +10,12 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from multiverse.cli_client import CallFailed, GatewayAddress, GatewayClient, GatewayRefused, GatewayUnreachable
 from multiverse.config import Config, ConfigError, load_config
+from multiverse.doctor_outside import Finding, look_from_outside
 from multiverse.errors import StoreFailed
 from multiverse.storage.backup import registered_servers, why_no_backup
 
@@ -24,22 +24,13 @@ DISK_LOW_BYTES, DISK_FULL_BYTES = 500_000_000, 50_000_000
 RELEASED_UNIX = 1_790_000_000  # September 2026: no clock is right that shows less
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was found `about` something; a `fault` keeps the gateway from working, a `warning` may some day."""
-
-    about: str
-    state: Literal["ok", "warning", "fault"]
-    text: str
-
-
 def examine(address: str | None) -> list[Finding]:
     """All findings; `address` is where clients reach the gateway, None = do not look from there."""
     try:
         config = load_config()
     except ConfigError as error:
         settings = Finding("settings", "fault", f"{error}. `multiverse serve` stops at this.")
-        return [settings, *_outside(address)]
+        return [settings, *look_from_outside(address, None)]
     return [
         Finding("settings", "ok", "they can be read"),
         *_port(config),
@@ -47,7 +38,7 @@ def examine(address: str | None) -> list[Finding]:
         *_disk(config),
         *_clock(),
         *_servers(config),
-        *_outside(address),
+        *look_from_outside(address, config.admin_api_key),
     ]
 
 
@@ -137,23 +128,3 @@ def _server(row: dict[str, Any]) -> Finding:
     except CallFailed:
         return Finding(about, "warning", "something answers that speaks no OpenAI API: a tunnel's page, a redirect?")
     return Finding(about, "ok", "it answers")
-
-
-# -- from outside
-
-
-def _outside(address: str | None) -> Iterator[Finding]:
-    if address is not None:
-        yield _seen_from_outside(address)
-
-
-def _seen_from_outside(text: str) -> Finding:
-    try:
-        told = GatewayClient(GatewayAddress.parse(text)).call("GET", "/health")
-    except ValueError as error:
-        return Finding("from outside", "fault", f"the address is wrong: {error}")
-    except CallFailed as error:
-        return Finding("from outside", "fault", f"{text}: {error}")
-    if not isinstance(told, dict) or told.get("service") != "Multiverse Inference Gateway":
-        return Finding("from outside", "fault", f"{text}: what answers there is no gateway")
-    return Finding("from outside", "ok", f"{text} answers, version {told.get('version')}")

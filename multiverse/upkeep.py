@@ -68,6 +68,7 @@ def _copy(file: Path, *, backwards: bool, replaces: bool = True) -> int:
 
 @click.command()
 @click.option(
+    "--from",
     "--gateway",
     "address",
     envvar="MULTIVERSE_URL",
@@ -79,13 +80,13 @@ def _copy(file: Path, *, backwards: bool, replaces: bool = True) -> int:
 def doctor(address: str | None, json_wanted: bool) -> int:
     """Look for what is wrong with this gateway, and say what to do.
 
-    Settings, port, database, disk, clock, and whether each registered server answers; with --gateway also what happens
-    between there and here.
+    Settings, port, database, disk, clock, and whether each registered server answers; with --from also what proxies
+    between that address and the gateway take away, hold back or refuse.
 
     \b
     Examples:
       multiverse doctor
-      multiverse doctor --gateway https://gateway.example.org
+      multiverse doctor --from https://gateway.example.org
     """
     from multiverse.doctor import examine
 

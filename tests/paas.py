@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Collection
 
 FIRST_BYTE_SECONDS, SILENCE_SECONDS = 30.0, 55.0
 PAGE = "<!DOCTYPE html><html><body>Application error</body></html>"
@@ -24,8 +25,20 @@ def free_port() -> int:
 class Router:
     """Passes connections on to `target_port`, one request each; a context manager. `pages` are the codes of its own."""
 
-    def __init__(self, target_port: int, *, speed: float) -> None:
+    def __init__(
+        self,
+        target_port: int,
+        *,
+        speed: float,
+        strips: Collection[str] = (),
+        buffers: bool = False,
+        most_bytes: int = 0,
+    ) -> None:
+        """`strips` headers of requests (lower case), `buffers` whole answers, refuses over `most_bytes`, if any."""
         self.target_port = target_port
+        self._strips = frozenset(strips)
+        self._buffers = buffers
+        self._most_bytes = most_bytes
         self.pages: list[str] = []
         self._first_byte_seconds = FIRST_BYTE_SECONDS / speed
         self._silence_seconds = SILENCE_SECONDS / speed
@@ -76,6 +89,8 @@ class Router:
         first, *lines = head.decode("latin-1").split("\r\n")
         pairs = [line.split(": ", 1) for line in lines]
         given = {name.lower(): value for name, value in pairs}
+        if 0 < self._most_bytes < int(given.get("content-length", 0)):
+            client.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         while len(body) < int(given.get("content-length", 0)):
             body += client.recv(65536)
         before = given.get("x-forwarded-for")
@@ -86,19 +101,23 @@ class Router:
             "Via": "1.1 router",
             "Connection": "close",
         }
-        kept = [f"{name}: {value}" for name, value in pairs if name.lower() not in {field.lower() for field in ours}]
-        return (
-            "\r\n".join([first, *kept, *(f"{name}: {value}" for name, value in ours.items()), "", ""]).encode() + body
-        )
+        replaced = {name.lower() for name in ours}
+        fields = [*((name, value) for name, value in pairs if name.lower() not in replaced), *ours.items()]
+        lines = [first, *(f"{name}: {value}" for name, value in fields if name.lower() not in self._strips)]
+        return "\r\n".join([*lines, "", ""]).encode() + body
 
     def _pass_answer(self, app: socket.socket, client: socket.socket) -> None:
         app.settimeout(self._first_byte_seconds)
-        begun = False
+        begun, held = False, b""
         try:
             while data := app.recv(65536):
                 begun = True
                 app.settimeout(self._silence_seconds)
-                client.sendall(data)
+                held += data
+                if not self._buffers:
+                    client.sendall(held)
+                    held = b""
+            client.sendall(held)
         except TimeoutError:
             if begun:
                 self.pages.append("H15")  # too late for a page: the connection is cut

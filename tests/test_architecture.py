@@ -31,7 +31,7 @@ LAYERS = (
     "gateway",
     "web",
     "__main__ cli cli_aliases cli_client cli_keys cli_options cli_output cli_servers cli_terms cli_transfer cli_usage"
-    " doctor upkeep",
+    " doctor doctor_outside upkeep",
 )
 # The modules of the command line are one room.
 COMMAND_LINE = LAYERS[-1].split()

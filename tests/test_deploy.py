@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from multiverse.doctor_outside import look_from_outside
 from tests import wire
 from tests.checker import read_rows
 from tests.clients import EventStream, RawClient, Response
@@ -222,7 +223,9 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
-def test_nginx_as_the_page_has_it(gateway: GatewayProcess, peer: ScriptedPeer, model: str, tmp_path: Path) -> None:
+def test_nginx_as_the_page_has_it(
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     authority, port = Authority(tmp_path), free_port()
     authority.server_context("gateway")
     place = "/etc/letsencrypt/live/gateway.example.org"
@@ -249,7 +252,11 @@ def test_nginx_as_the_page_has_it(gateway: GatewayProcess, peer: ScriptedPeer, m
         events_come_one_by_one(secure(port, context), peer, model)
         assert refusal(secure(port, context), "POST", "/v1/completions", 20971521)["code"] == "request_too_large"
         error = refusal(secure(port, context), "GET", "/v1/models/org%2Fnone")
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+        found = {one.about: one.state for one in look_from_outside(f"https://localhost:{port}", ADMIN_KEY)}
     assert "org/none" in error["message"], "%2F reaches the gateway as it is"
+    assert found.pop("client address") == "warning", "TRUST_PROXY_HEADERS is off here"
+    assert set(found.values()) == {"ok"}, f"the doctor finds nothing else: {found}"
 
 
 def secure(port: int, context: ssl.SSLContext) -> http.client.HTTPSConnection:

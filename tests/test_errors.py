@@ -68,8 +68,8 @@ def path_of(route: Route) -> str:
 
 
 def ends(route: Route, method: str) -> bool:
-    """Whether an answer ends by itself; the stream of events does not."""
-    return (route.shown, method) != ("/admin/events", "GET")
+    """Whether an answer has a length; streams of events do not."""
+    return method != "GET" or route.shown not in ("/admin/events", "/admin/mirror")
 
 
 def methods_of(route: Route) -> set[str]:

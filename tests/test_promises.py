@@ -22,11 +22,16 @@ DOCUMENT = ROOT / "docs" / "reliability.md"
 TEST_NAME = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 PROMISES = 12
 # A number that is neither a time nor a limit.
-NO_TIMER_OR_LIMIT = {"PORT"}
+NO_TIMER_OR_LIMIT = {"PORT", "SMTP_PORT"}
 LIMIT_NAME = re.compile(r"_SECONDS$|_BYTES$|_LENGTH$|_LINES$|^MAX_|_MAX$|_MAX_|^MOST_|^LONGEST_|_LIMIT$|_PER_MINUTE$")
 # How often something looks, how it is cut, what a setting or a field may hold (docs/api.md has those).
 NOT_FOR_THE_TABLE = {
-    "gateway": {"AUTO_DEREGISTER_LOOKS_SECONDS", "RETENTION_LOOKS_SECONDS", "DRAIN_LOOKS_SECONDS"},
+    "gateway": {
+        "AUTO_DEREGISTER_LOOKS_SECONDS",
+        "RETENTION_LOOKS_SECONDS",
+        "DRAIN_LOOKS_SECONDS",
+        "NOTIFY_LOOKS_SECONDS",
+    },
     "loop_watch": {"TICK_SECONDS"},
     "people.allowances": {"NO_LIMIT"},
     "people.keyring": {"CODE_LENGTH"},
@@ -61,6 +66,8 @@ NOT_FOR_THE_TABLE = {
     "web.handlers.admin": {"MOST_PROBES"},
     "servers.refusals": {"LONG_SECONDS"},
     "servers.terms": {"MOST_SPANS", "LONGEST_ZONE"},
+    "doctor_outside": {"LARGE_BODY_BYTES"},
+    "web.handlers.mirror": {"PAUSE_SECONDS", "SHOWN_LENGTH"},
     "doctor": {"DISK_LOW_BYTES", "DISK_FULL_BYTES"},
     "web.feed": {"LOOK_SECONDS"},
     "web.handlers.api_docs": {"KEPT_SECONDS"},

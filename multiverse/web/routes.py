@@ -12,6 +12,7 @@ from multiverse.web.handlers import (
     events,
     inference,
     insight,
+    mirror,
     pages,
     session,
     system,
@@ -226,6 +227,16 @@ ROUTES: tuple[Route, ...] = (
         access="owner",
         methods={"POST": "Probe an address that is not registered, and list its models."},
         request_schema=LookSchema,
+    ),
+    Route(
+        shown="/admin/mirror",
+        pattern="/admin/mirror",
+        handler=mirror.MirrorHandler,
+        access="admin",
+        methods={
+            "GET": "What of a request arrives here, and a short stream by the clock; for `multiverse doctor`.",
+            "POST": "How many bytes of a body arrive.",
+        },
     ),
     Route(
         shown="/admin/events",
