@@ -1,4 +1,4 @@
-"""The command `multiverse`: `serve` runs a gateway, most others are clients of one gateway's HTTP API.
+"""The command `multiverse`: `serve` and `classroom` run a gateway, most others are clients of one's HTTP API.
 
 Exit codes: 0 done, 1 the gateway answered with an error, 2 wrong usage or settings, 3 the gateway cannot be reached,
 130 interrupted. Results go to stdout, everything else to stderr. `servers …` lives in cli_servers.py, what
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -78,18 +79,44 @@ def serve(host: str | None, port: int | None) -> int:
       ADMIN_API_KEY=a-key-of-16-characters-or-more multiverse serve
       multiverse serve --host 127.0.0.1 --port 9000
     """
-    # Only this command needs the gateway; the others start faster without it.
+    return _serve(host, port)
+
+
+@cli.command()
+@click.option("--host", metavar="ADDRESS", help="Address to listen on, instead of HOST.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on, instead of PORT; 0 takes a free one.")
+@click.option("--servers", type=click.IntRange(1, 24), default=3, show_default=True, help="How many pretend servers.")
+def classroom(host: str | None, port: int | None, servers: int) -> int:
+    """Run the gateway with pretend servers, to watch failover live.
+
+    They offer the model pretend/parrot, and say in every answer that it is made up. On the dashboard each can be made
+    slow, busy, broken or lying for some minutes. Probes come every 5 s at least.
+
+    \b
+    Examples:
+      multiverse classroom
+      multiverse classroom --servers 5 --port 9000
+    """
+    return _serve(host, port, variables={"CLASSROOM_SERVERS": str(servers)}, probe_seconds=5.0)
+
+
+def _serve(
+    host: str | None, port: int | None, *, variables: Mapping[str, str] | None = None, probe_seconds: float = math.inf
+) -> int:
+    """Run the gateway until it ends; `variables` win over the environment, `probe_seconds` is the longest interval."""
+    # Only these commands need the gateway; the others start faster without it.
     from multiverse.config import ConfigError, load_config
     from multiverse.web.app import run
 
     given: dict[str, Any] = {"host": host, "port": port}
     changes = {name: value for name, value in given.items() if value is not None}
     try:
-        config = dataclasses.replace(load_config(), **changes)
+        config = load_config(overriding=variables)
     except ConfigError as error:
         click.echo(f"multiverse: {error}", err=True)
         return USAGE_ERROR
-    return run(config)
+    changes["health_check_interval_seconds"] = min(probe_seconds, config.health_check_interval_seconds)
+    return run(dataclasses.replace(config, **changes))
 
 
 @cli.command()

@@ -92,6 +92,7 @@ class Config:
     smtp_password: str | None = field(repr=False)
     smtp_from: str | None
     drain_seconds: float
+    classroom_servers: int
     reload: bool
 
 
@@ -109,14 +110,17 @@ class _MappingEnv(Env):
 def load_config(
     environ: Mapping[str, str] | None = None,
     dotenv_path: str | Path | None = ".env",
+    overriding: Mapping[str, str] | None = None,
 ) -> Config:
     """Settings from `environ` (default: the process's), then from `dotenv_path` (None = no file), then the defaults.
 
-    Empty and blank values count as unset. `os.environ` is left as it was. Raises ConfigError, which names every fault.
+    Variables in `overriding` win over all of them. Empty and blank values count as unset. `os.environ` is left as it
+    was. Raises ConfigError, which names every fault.
     """
     given = os.environ if environ is None else environ
     values = {} if dotenv_path is None else _read_dotenv(Path(dotenv_path))
     values.update((variable, value.strip()) for variable, value in given.items() if value.strip())
+    values.update(overriding or {})
     env = _MappingEnv(values)
 
     @env.parser_for("setting")
@@ -182,3 +186,5 @@ def _conflicts(parsed: Mapping[str, Any]) -> Iterator[str]:
         yield "NOTIFY_EMAIL needs SMTP_HOST (without a mail server nothing can be sent)"
     if parsed["smtp_username"] and not parsed["smtp_password"]:
         yield "SMTP_PASSWORD must be set where SMTP_USERNAME is"
+    if parsed["classroom_servers"] and parsed["allow_private_addresses"] is False:
+        yield "CLASSROOM_SERVERS needs ALLOW_PRIVATE_ADDRESSES=true (they are on this machine)"

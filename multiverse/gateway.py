@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from multiverse.classroom.classroom import Classroom
 from multiverse.clock import Clock, iso_from_unix
 from multiverse.config import Config, ConfigError
 from multiverse.errors import StoreFailed
@@ -177,6 +178,12 @@ class Gateway:
             resolve_timeout_seconds=config.connect_timeout_seconds,
             on_secret=self._on_secret,
         )
+        self.classroom = Classroom(
+            count=config.classroom_servers,
+            registrations=self.registrations,
+            registry=self.registry,
+            clock=self.clock,
+        )
         # Hours may be given as fractions of a second: looks come often enough for them.
         looks_seconds = max(min(AUTO_DEREGISTER_LOOKS_SECONDS, config.auto_deregister_after_hours * 3600 / 4), 0.02)
         self._lost_servers = SteadyCallback(self._deregister_lost, looks_seconds * 1000)
@@ -251,6 +258,7 @@ class Gateway:
         self._old_usage.stop()
         self.loop_watch.stop()
         self.terms_watch.stop()
+        await self.classroom.close()
         await self._notifier.stop()
         self._outward.close()
         await self.health.stop()

@@ -313,5 +313,6 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("SMTP_PASSWORD", "", "the password for it", _optional(r"[!-~ ]+", "must be printable ASCII characters")),
     Setting("SMTP_FROM", "", "the sender's e-mail address; needed with SMTP_HOST", _mail_address),
     Setting("DRAIN_SECONDS", "25", "time streams have to finish at shutdown", _duration(zero="do not wait")),
+    Setting("CLASSROOM_SERVERS", "0", "pretend servers for a class to play with; 0 = none", _whole(0, 24)),
     Setting("RELOAD", "false", "restart when the code changes, for development", _flag),
 )

@@ -27,7 +27,7 @@ LAYERS = (
     "logs",
     "storage transport",
     "people servers",
-    "notices proxy",
+    "classroom notices proxy",
     "gateway",
     "web",
     "__main__ cli cli_aliases cli_client cli_keys cli_options cli_output cli_servers cli_terms cli_transfer cli_usage"

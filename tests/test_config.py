@@ -74,6 +74,7 @@ DEFAULTS = {
     "smtp_password": None,
     "smtp_from": None,
     "drain_seconds": 25.0,
+    "classroom_servers": 0,
     "reload": False,
 }
 ABOVE_ZERO = [
@@ -151,7 +152,7 @@ def test_defaults_are_the_contracts() -> None:
 
 def test_settings_and_config_name_the_same_things_in_the_same_order() -> None:
     assert [setting.field_name for setting in SETTINGS] == [entry.name for entry in dataclasses.fields(Config)]
-    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 64
+    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 65
     assert [setting.variable for setting in SETTINGS if setting.default is None] == ["ADMIN_API_KEY"]
     assert all(setting.meaning and "\n" not in setting.meaning for setting in SETTINGS)
 
@@ -272,6 +273,12 @@ def test_bad_texts(variable: str, value: str, told: str) -> None:
     assert text.startswith(told)
     assert "secret" not in text
     assert ADMIN_KEY not in text
+
+
+def test_pretend_servers_are_on_this_machine() -> None:
+    told = refusal(CLASSROOM_SERVERS="3", ALLOW_PRIVATE_ADDRESSES="false")
+    assert told.startswith("CLASSROOM_SERVERS needs ALLOW_PRIVATE_ADDRESSES=true")
+    assert load_config({"ADMIN_API_KEY": ADMIN_KEY}, None, {"CLASSROOM_SERVERS": "3"}).classroom_servers == 3
 
 
 @pytest.mark.parametrize(

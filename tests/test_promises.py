@@ -22,7 +22,7 @@ DOCUMENT = ROOT / "docs" / "reliability.md"
 TEST_NAME = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 PROMISES = 12
 # A number that is neither a time nor a limit.
-NO_TIMER_OR_LIMIT = {"PORT", "SMTP_PORT"}
+NO_TIMER_OR_LIMIT = {"PORT", "SMTP_PORT", "CLASSROOM_SERVERS"}
 LIMIT_NAME = re.compile(r"_SECONDS$|_BYTES$|_LENGTH$|_LINES$|^MAX_|_MAX$|_MAX_|^MOST_|^LONGEST_|_LIMIT$|_PER_MINUTE$")
 # How often something looks, how it is cut, what a setting or a field may hold (docs/api.md has those).
 NOT_FOR_THE_TABLE = {
@@ -35,7 +35,8 @@ NOT_FOR_THE_TABLE = {
     "loop_watch": {"TICK_SECONDS"},
     "people.allowances": {"NO_LIMIT"},
     "people.keyring": {"CODE_LENGTH"},
-    "web.people_schemas": {"MOST_USES", "MOST_ROSTER_ROWS", "LONGEST_LIFETIME_MINUTES"},
+    "web.people_schemas": {"MOST_USES", "MOST_ROSTER_ROWS", "LONGEST_LIFETIME_MINUTES", "LONGEST_MOOD_MINUTES"},
+    "classroom.pretend": {"BUSY_RETRY_AFTER_SECONDS"},
     "logs": {"BATCH_SECONDS", "BLOCK_BYTES"},
     "proxy.sse": {"LONGEST_BOUNDARY"},
     "redaction": {"SCANNED_MAX_LENGTH", "CUT_EDGE_LENGTH", "ANYWHERE_MIN_LENGTH", "SECRET_MIN_LENGTH"},

@@ -12,6 +12,7 @@ from multiverse.transport.addresses import Endpoint, parse_endpoint
 
 ME, FRIENDS, CLASS = "me", "friends", "class"
 LISTS, SWITCHES = ("tags", "friends"), ("reserve_slot", "paused")
+PRETEND = "pretend"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,12 @@ class Registration:
     quiet_hours: str | None = None
     time_zone: str | None = None
     daily_token_cap: int | None = None
+
+    @property
+    def pretend(self) -> bool:
+        """Whether this is one of the classroom's: by name, tag and place, since nothing else outlives a restart."""
+        marked = PRETEND in self.tags and self.model_name.startswith(f"{PRETEND}/")
+        return marked and self.endpoint.host == "127.0.0.1"
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Registration:

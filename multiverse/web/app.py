@@ -35,7 +35,7 @@ from multiverse.web.look import Look
 from multiverse.web.openapi import document_bytes
 from multiverse.web.route import Route
 from multiverse.web.routes import ROUTES
-from multiverse.web.seeding import read_servers_file, seed
+from multiverse.web.seeding import Registered, read_servers_file, seed
 
 LOG = logging.getLogger(__name__)
 
@@ -149,6 +149,12 @@ def _on_signal(number: signal.Signals, action: Callable[[], None]) -> None:
         signal.signal(number, react)
 
 
+async def _fill(gateway: Gateway, entries: list[Registered]) -> None:
+    """What is registered by itself, behind the open port."""
+    await seed(gateway, entries)
+    await gateway.classroom.open()
+
+
 async def _serve(config: Config, logs: Logs) -> int:
     stop, hurry = asyncio.Event(), asyncio.Event()
     _on_signal(signal.SIGTERM, stop.set)  # A PaaS may send it more than once, and still means "take your time".
@@ -163,11 +169,11 @@ async def _serve(config: Config, logs: Logs) -> int:
             shown = f"[{host}]" if ":" in host else host
             LOG.info("multiverse %s listening on http://%s:%d", __version__, shown, port)
             gateway.watch_servers()
-            seeding = asyncio.create_task(seed(gateway, entries))
+            filling = asyncio.create_task(_fill(gateway, entries))
             if config.reload:
                 tornado.autoreload.start()
             await stop.wait()
-            seeding.cancel()
+            filling.cancel()
             await gateway.drain(hurry)
             server.stop()
             await server.wait_until_idle(LAST_ANSWERS_SECONDS)

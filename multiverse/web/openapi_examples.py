@@ -235,6 +235,7 @@ def _forwarded(kinds: str = f"{JSON} {EVENTS}") -> tuple[Reply, ...]:
 
 REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
     {
+        "GET /admin/mirror": ((200, "What of the request arrived, and three events by the clock.", EVENTS, None),),
         "GET /": (
             (
                 200,

@@ -1,8 +1,8 @@
-"""The rows of ROUTES for people: their keys, what they use, and the names they call models by."""
+"""The rows of ROUTES for people: keys, what they use, names they call models by, the classroom."""
 
 from __future__ import annotations
 
-from multiverse.web.handlers import account, aliases, keys, usage
+from multiverse.web.handlers import account, aliases, classroom, keys, usage
 from multiverse.web.people_schemas import (
     AccountSchema,
     AliasSchema,
@@ -11,11 +11,12 @@ from multiverse.web.people_schemas import (
     ClaimSchema,
     CreateKeySchema,
     FormatQuerySchema,
+    MoodSchema,
     OwnUsageQuerySchema,
     RosterSchema,
     UsageQuerySchema,
 )
-from multiverse.web.route import CODE_ID, KEY_ID, Route
+from multiverse.web.route import CODE_ID, KEY_ID, REGISTRATION_ID, Route
 
 PEOPLE_ROUTES: tuple[Route, ...] = (
     Route(
@@ -76,6 +77,21 @@ PEOPLE_ROUTES: tuple[Route, ...] = (
         handler=keys.ClaimCodeHandler,
         access="admin",
         methods={"DELETE": "Withdraw the code; keys that were claimed with it stay."},
+    ),
+    Route(
+        shown="/admin/classroom",
+        pattern="/admin/classroom",
+        handler=classroom.ClassroomHandler,
+        access="admin",
+        methods={"GET": "The pretend servers of the classroom, and the moods there are."},
+    ),
+    Route(
+        shown="/admin/classroom/{registration_id}",
+        pattern=f"/admin/classroom/{REGISTRATION_ID}",
+        handler=classroom.MoodHandler,
+        access="admin",
+        methods={"PUT": "Make a pretend server slow, busy, broken or lying, for some minutes."},
+        request_schema=MoodSchema,
     ),
     Route(
         shown="/claim",

@@ -12,6 +12,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate
 
+from multiverse.classroom.moods import Mood
 from multiverse.clock import iso_from_unix
 from multiverse.errors import InvalidRequest
 from multiverse.people.keys import ROLES, STUDENT
@@ -21,6 +22,7 @@ from multiverse.web.strict_fields import StrictBoolean
 
 MOST_USES, MOST_ROSTER_ROWS, HEAVIEST = 10_000, 2000, 100
 LONGEST_LIFETIME_MINUTES = 60 * 24 * 366
+LONGEST_MOOD_MINUTES = 60
 KEY_ROLES = validate.OneOf(ROLES)
 CLAIMED_ROLES = validate.OneOf([role for role in ROLES if role != "admin"])
 
@@ -209,6 +211,16 @@ def _cell(value: Any) -> Any:
     if isinstance(value, list):
         value = " ".join(map(str, value))
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+class MoodSchema(Schema):
+    """What a pretend server shall do, and for how long."""
+
+    class Meta:
+        unknown = RAISE
+
+    mood = fields.String(required=True, validate=validate.OneOf([mood.value for mood in Mood]))
+    minutes = PositiveInteger(load_default=5, validate=validate.Range(max=LONGEST_MOOD_MINUTES))
 
 
 class AliasSchema(Schema):

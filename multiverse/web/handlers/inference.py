@@ -95,6 +95,7 @@ def model_record(model_name: str, created_unix: float, servers: list[Server]) ->
         "owned_by": owners.pop() if len(owners) == 1 else "multiverse",
         "servers": len(servers),
         "healthy_servers": sum(server.offers_model for server in servers),
+        **({"pretend": True} if all(server.registration.pretend for server in servers) else {}),
     }
 
 

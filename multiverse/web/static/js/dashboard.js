@@ -2,6 +2,7 @@
 
 import { call, isAdmin } from "./api.js";
 import { trafficChart } from "./chart.js";
+import { startClassroom } from "./classroom.js";
 import { build, codeBlock, find, setHidden, setText } from "./dom.js";
 import { compact, count, milliseconds, plural } from "./format.js";
 import { startFrame } from "./frame.js";
@@ -106,6 +107,7 @@ if (isAdmin) {
   const table = new ServerTable();
   const history = new History();
   showFirstCommands();
+  startClassroom();
   live.on("counts", (counts) => {
     showCounts(counts);
     history.want();

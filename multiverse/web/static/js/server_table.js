@@ -16,6 +16,11 @@ const COLUMNS = [
   ["last_checked_at", "Last probe", "number medium"],
 ];
 
+/** Whether a server is one of the classroom's. */
+function isPretend(server) {
+  return server.tags.includes("pretend") && server.model_name.startsWith("pretend/");
+}
+
 class Row {
   constructor(server, onToggle) {
     this.id = server.registration_id;
@@ -28,6 +33,7 @@ class Row {
     });
     this.model = build("span", { class: "model-name" });
     this.toggle.append(this.model);
+    this.pretend = build("small", { class: "pretend", title: "A pretend server of the classroom: its answers are made up." }, "pretend");
     this.verdict = verdictChip(server.health_status);
     this.availability = build("small", { class: "availability" });
     this.host = build("span");
@@ -38,7 +44,7 @@ class Row {
     this.line = build(
       "tr",
       {},
-      build("td", { class: "model" }, this.toggle),
+      build("td", { class: "model" }, this.toggle, this.pretend),
       build("td", {}, build("span", { class: "verdict-cell" }, this.verdict, this.availability)),
       build("td", { class: "wide" }, this.host),
       build("td", { class: "wide" }, this.owner),
@@ -64,6 +70,7 @@ class Row {
   update(server) {
     this.server = server;
     setText(this.model, server.model_name);
+    setHidden(this.pretend, !isPretend(server));
     showVerdict(this.verdict, server.health_status);
     setText(this.availability, availabilityText(server));
     this.availability.title = server.reason ?? availabilityTitle(server);

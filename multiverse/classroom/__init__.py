@@ -1,0 +1,1 @@
+"""Pretend servers for a class: failures that can be had by a click, and watched live."""
