@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from multiverse.cli_client import CallFailed, GatewayAddress, GatewayClient, GatewayRefused, GatewayUnreachable
 from multiverse.config import Config, ConfigError, load_config
@@ -38,6 +39,7 @@ def examine(address: str | None) -> list[Finding]:
         *_disk(config),
         *_clock(),
         *_servers(config),
+        *_ways_to_people(config),
         *look_from_outside(address, config.admin_api_key),
     ]
 
@@ -128,3 +130,26 @@ def _server(row: dict[str, Any]) -> Finding:
     except CallFailed:
         return Finding(about, "warning", "something answers that speaks no OpenAI API: a tunnel's page, a redirect?")
     return Finding(about, "ok", "it answers")
+
+
+# -- people
+
+
+def _ways_to_people(config: Config) -> Iterator[Finding]:
+    """Whether webhook and mail server, where they are set, can be reached at all; nothing is sent."""
+    if config.notify_webhook_url is not None:
+        yield _reachable("webhook", "NOTIFY_WEBHOOK_URL", config.notify_webhook_url)
+    if config.smtp_host is not None:
+        host = f"[{config.smtp_host}]" if ":" in config.smtp_host else config.smtp_host
+        yield _reachable("mail server", "SMTP_HOST and SMTP_PORT", f"smtp://{host}:{config.smtp_port}")
+
+
+def _reachable(about: str, variables: str, url: str) -> Finding:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection((parts.hostname or "", port), timeout=5):
+            pass
+    except (OSError, ValueError):  # The second for a port that there is not.
+        return Finding(about, "warning", f"it cannot be reached: is {variables} right, and may this machine go there?")
+    return Finding(about, "ok", "it can be reached")

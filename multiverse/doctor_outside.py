@@ -6,6 +6,7 @@ it has said that it is a gateway, and never over plain http from afar.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import secrets
 from collections.abc import Iterator, Mapping
@@ -93,6 +94,9 @@ def _between(address: GatewayAddress, key: str) -> Iterator[Finding]:
     yield from _headers_in(arrived, names, request_id)
     yield from _who_asks(arrived, names, address)
     yield _headers_out(watched.headers, request_id)
+    if _bunched(watched, arrived):  # Perhaps this machine was busy for a moment: look twice.
+        with contextlib.suppress(CallFailed):
+            watched = client.watch("/admin/mirror", sent)
     yield _streams(watched, arrived)
     yield _large_body(client, key)
 
@@ -143,14 +147,18 @@ def _headers_out(headers: Mapping[str, str], request_id: str) -> Finding:
     return Finding("answers", "ok", "they arrive as they were sent")
 
 
-def _streams(watched: Watched, arrived: Mapping[str, Any]) -> Finding:
-    pauses_seconds = arrived["pause_seconds"] * (arrived["events"] - 1)
+def _bunched(watched: Watched, arrived: Mapping[str, Any]) -> bool:
+    """Whether the pauses between events are gone."""
     moments = [moment for _event, moment in watched.arrivals]
-    if len(moments) != arrived["events"]:
-        return Finding(
-            "streams", "fault", f"only {len(moments)} of {arrived['events']} events came: something cuts them"
-        )
-    if moments[-1] - moments[0] < pauses_seconds * LEAST_SHARE_OF_PAUSES:
+    pauses_seconds = float(arrived["pause_seconds"] * (arrived["events"] - 1))
+    return moments[-1] - moments[0] < pauses_seconds * LEAST_SHARE_OF_PAUSES
+
+
+def _streams(watched: Watched, arrived: Mapping[str, Any]) -> Finding:
+    came = len(watched.arrivals)
+    if came != arrived["events"]:
+        return Finding("streams", "fault", f"only {came} of {arrived['events']} events came: something cuts them")
+    if _bunched(watched, arrived):
         text = "something holds them back and lets all go at once: no words as they come, no keep-alive in time"
         return Finding("streams", "fault", f"{text}. nginx: `proxy_buffering off;`, Caddy: `flush_interval -1`")
     return Finding("streams", "ok", "events come one by one, as they are sent")

@@ -197,6 +197,16 @@ def test_the_doctor_says_what_is_wrong(tmp_path: Path, run: Run) -> None:
     assert "ADMIN_API_KEY" in found["settings"][1]
 
 
+def test_the_doctor_looks_for_the_ways_to_people(peer: ScriptedPeer, tmp_path: Path, run: Run) -> None:
+    mail = {"SMTP_HOST": "127.0.0.1", "SMTP_PORT": free_port(), "SMTP_FROM": "gateway@class.example"}
+    code, found = findings(run, tmp_path, PORT="0", NOTIFY_WEBHOOK_URL=f"{peer.url}/hooks/planted", **mail)
+    assert code == 0
+    assert found["webhook"][0] == "ok"
+    assert found["mail server"][0] == "warning"
+    assert "planted" not in str(found)
+    assert not peer.requests, "nothing is sent"
+
+
 def test_the_doctor_knows_what_is_no_gateway(peer: ScriptedPeer, tmp_path: Path, run: Run) -> None:
     code, found = findings(run, tmp_path, PORT=peer.port, HOST="127.0.0.1")
     assert code == 1
