@@ -13,6 +13,7 @@ import pytest
 from multiverse.notices.delivery import Delivery, SendingFailed
 from multiverse.notices.mail import Letter, Mail, MailSettings
 from multiverse.notices.news import News, NewsDesk
+from multiverse.notices.notifier import Notifier
 from multiverse.notices.webhook import Webhook
 from multiverse.notices.wording import Notice, notice_of
 from multiverse.servers.server import Server
@@ -226,6 +227,34 @@ async def test_mail_that_cannot_go_out(security: str, user_name: str | None, ref
     assert reason in str(caught.value)
     assert "ada" not in str(caught.value)
     assert not server.letters
+
+
+async def test_an_address_that_takes_nothing_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    clock = HandClock()
+    server = build_server(clock, owner_email="gone@class.example")
+    with MailServer(refused="gone@class.example") as post_office:
+        settings = MailSettings("127.0.0.1", post_office.port, "none", "gateway@class.example")
+        notifier = Notifier(
+            servers=lambda: [server],
+            email_of=lambda _key_id: None,
+            desk=desk_of(clock),
+            clock=clock,
+            look_seconds=60,
+            mail=Mail(settings),
+            admin_emails=("gone@class.example", "teacher@class.example"),
+        )
+        for _change in range(2):
+            fall(server)
+            clock.pass_time(GAP_SECONDS)
+            notifier.look()
+            server.note_good_probe()
+            clock.pass_time(GAP_SECONDS)
+            notifier.look()
+        await until(lambda: len(post_office.letters) == 4, "the other one gets every letter")
+        await until(lambda: caplog.text.count("given up") == 4, "what is refused for good is not tried again")
+        await notifier.stop()
+    assert {letter.recipients for letter in post_office.letters} == {("teacher@class.example",)}
+    assert caplog.text.count("tried again") == 1, "it is logged once"
 
 
 # -- the whole

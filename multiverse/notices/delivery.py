@@ -24,7 +24,11 @@ Message = TypeVar("Message")
 
 
 class SendingFailed(Exception):
-    """The message did not go out; the text says why, without addresses and keys."""
+    """The message did not go out; the text says why, without addresses and keys. `for_good`: it never will."""
+
+    def __init__(self, reason: str, *, for_good: bool = False) -> None:
+        super().__init__(reason)
+        self.for_good = for_good
 
 
 class Delivery(Generic[Message]):
@@ -49,8 +53,13 @@ class Delivery(Generic[Message]):
     def post(self, message: Message) -> None:
         """Have `message` sent. When too many wait, the oldest is forgotten."""
         self._waiting.append((self._clock.monotonic(), message))
-        if self._task is None or self._task.done():
+        if self.idle:
             self._task = asyncio.get_running_loop().create_task(self._work())
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, and nothing is being sent."""
+        return self._task is None or self._task.done()
 
     async def stop(self) -> None:
         """What has not gone out is forgotten."""
@@ -74,10 +83,11 @@ class Delivery(Generic[Message]):
                 await self._send(message)
             except SendingFailed as error:
                 self._note_failure(str(error))
+                hopeless = error.for_good or self._clock.monotonic() + pause_seconds > give_up_seconds
             else:
                 self._note_success()
                 return
-            if self._clock.monotonic() + pause_seconds > give_up_seconds:
+            if hopeless:
                 LOG.warning("message given up", extra={"fields": {"by": self._name}})
                 return
             await asyncio.sleep(pause_seconds)

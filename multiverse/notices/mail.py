@@ -20,6 +20,7 @@ from multiverse.notices.delivery import SendingFailed
 from multiverse.notices.wording import Notice
 
 STEP_SECONDS = 10.0
+MOST_AT_ONCE = 4
 NO_TEXTS_OF_THEIRS = "the mail server refuses"
 
 
@@ -49,17 +50,21 @@ class Mail:
 
     def __init__(self, settings: MailSettings) -> None:
         self._settings = settings
+        self._places = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def send(self, letter: Letter) -> None:
         """Hand it to the mail server. Raises SendingFailed, whose reason repeats none of the server's texts."""
         message = message_of(letter, self._settings.sender)
         try:
-            await _in_a_thread(lambda: self._send(message, letter.recipient))
+            async with self._places:
+                await _in_a_thread(lambda: self._send(message, letter.recipient))
         except smtplib.SMTPResponseException as error:
             raise SendingFailed(f"{NO_TEXTS_OF_THEIRS} ({error.smtp_code})") from error
         except smtplib.SMTPRecipientsRefused as error:
             codes = sorted({code for code, _text in error.recipients.values()})
-            raise SendingFailed(f"{NO_TEXTS_OF_THEIRS} the recipient ({', '.join(map(str, codes))})") from error
+            # RFC 5321 §4.2.1: 5yz will be the same next time.
+            reason = f"{NO_TEXTS_OF_THEIRS} the recipient ({', '.join(map(str, codes))})"
+            raise SendingFailed(reason, for_good=codes[0] >= 500) from error
         except smtplib.SMTPNotSupportedError as error:
             raise SendingFailed("the mail server does not offer what SMTP_SECURITY or the password needs") from error
         except ssl.SSLError as error:

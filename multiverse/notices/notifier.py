@@ -42,21 +42,24 @@ class Notifier:
         self._clock = clock
         self._admin_emails = tuple(admin_emails)
         self._posts: Delivery[Notice] | None = Delivery("webhook", webhook.send, clock=clock) if webhook else None
-        self._letters: Delivery[Letter] | None = Delivery("e-mail", mail.send, clock=clock) if mail else None
+        self._mail = mail
+        # One for each recipient: an address that takes nothing must not hold up the others.
+        self._letters: dict[str, Delivery[Letter]] = {}
         self._ticker = SteadyCallback(self.look, look_seconds * 1000)
 
     def start(self) -> None:
         """To be called before the first probe; does nothing when there is no way to anybody."""
-        if self._posts is not None or self._letters is not None:
+        if self._posts is not None or self._mail is not None:
             self._desk.recall(self._servers())
             self._ticker.start()
 
     async def stop(self) -> None:
         """What has not gone out yet is forgotten."""
         self._ticker.stop()
-        for delivery in (self._posts, self._letters):
-            if delivery is not None:
-                await delivery.stop()
+        for delivery in self._letters.values():
+            await delivery.stop()
+        if self._posts is not None:
+            await self._posts.stop()
 
     def look(self) -> None:
         """Post what is new; returns at once."""
@@ -68,12 +71,19 @@ class Notifier:
         notice = notice_of(news, self._clock.utc_iso())
         if self._posts is not None:
             self._posts.post(notice)
-        recipients = self._recipients(registration) if self._letters is not None else []
+        recipients = self._recipients(registration) if self._mail is not None else []
         for recipient in recipients:
-            if self._letters is not None:
-                self._letters.post(Letter(notice, recipient, self._clock.unix_seconds()))
+            self._write(Letter(notice, recipient, self._clock.unix_seconds()))
         fields = {"server": registration.registration_id, "down": news.down, "letters": len(recipients)}
         LOG.info("people are told", extra={"fields": fields})
+
+    def _write(self, letter: Letter) -> None:
+        if self._mail is None:
+            return
+        self._letters = {address: delivery for address, delivery in self._letters.items() if not delivery.idle}
+        if letter.recipient not in self._letters:
+            self._letters[letter.recipient] = Delivery("e-mail", self._mail.send, clock=self._clock)
+        self._letters[letter.recipient].post(letter)
 
     def _recipients(self, registration: Registration) -> list[str]:
         """The admin, and the owner: by the e-mail on their key, else by the one given with the server."""
