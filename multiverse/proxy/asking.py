@@ -5,8 +5,11 @@ A body is changed in two values at most (rewrite.py); headers are built anew (se
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from multiverse.errors import GatewayError, ServerTimeout
 from multiverse.proxy.call import Call
 from multiverse.proxy.relay import Relay
 from multiverse.proxy.rewrite import replace_model, with_usage_asked
@@ -14,6 +17,7 @@ from multiverse.servers.outgoing import request_headers
 from multiverse.servers.server import Server
 from multiverse.transport.messages import ServerRequest
 
+STREAM = "Ask with `stream` set to true, which has no such limit, or for fewer tokens."
 REPORT_USAGE_WHEN_ASKED = ("/v1/chat/completions", "/v1/completions")
 
 
@@ -31,6 +35,17 @@ class ForwardSettings:
     max_response_body_size: int
     max_event_size: int
     show_server_id: bool
+
+
+def plain_deadline(
+    call: Call, settings: ForwardSettings, end: Callable[[GatewayError], None]
+) -> asyncio.TimerHandle | None:
+    """Have a plain request ended, which cannot be kept alive, before somebody in front does; None for no limit."""
+    seconds = settings.plain_max_seconds
+    if seconds is None or call.stream:
+        return None
+    error = ServerTimeout(f"No whole answer came within {seconds:g} s, the longest that is possible here. {STREAM}")
+    return asyncio.get_running_loop().call_later(seconds, end, error)
 
 
 def body_asking_for_usage(call: Call, server: Server) -> bytes | None:

@@ -21,14 +21,13 @@ from multiverse.errors import (
     NoServerAvailable,
     NotFound,
     Overloaded,
-    ServerTimeout,
     ShuttingDown,
 )
 from multiverse.people.allowances import Allowances
 from multiverse.people.usage import Usage
 from multiverse.proxy.account import Account
 from multiverse.proxy.answer import Answer
-from multiverse.proxy.asking import ForwardSettings, body_asking_for_usage, server_request
+from multiverse.proxy.asking import ForwardSettings, body_asking_for_usage, plain_deadline, server_request
 from multiverse.proxy.call import Call, Reply
 from multiverse.proxy.queue import Queue
 from multiverse.proxy.relay import Refused, Relay
@@ -43,7 +42,6 @@ LOG = logging.getLogger(__name__)
 
 LEFTOVER_SECONDS = 0.5
 CANNOT_ANSWER = (ModelLoading, ModelNotFound, ModelNotOffered, NoServerAvailable, Overloaded)
-STREAM = "Ask with `stream` set to true, which has no such limit, or for fewer tokens."
 CLIENT_CLOSED_STATUS = 499  # nginx's word for it; never sent, only counted
 
 
@@ -131,7 +129,9 @@ class Forwarding:
         proxy = self._proxy
         proxy.under_way.add(self)
         proxy.usage.admitted(self._call.caller.name)
-        deadline = self._deadline()
+        if self._call.stream:
+            self._answer.keep_alive()
+        deadline = plain_deadline(self._call, proxy.settings, self.end_early)
         try:
             failure = await self._failure()
             if failure is not None:
@@ -142,17 +142,6 @@ class Forwarding:
                 deadline.cancel()
             self._settle(Blame.NONE, "")
             proxy.under_way.discard(self)
-
-    def _deadline(self) -> asyncio.TimerHandle | None:
-        """Keep a stream alive; end a plain request, which cannot be, before somebody in front of us does."""
-        if self._call.stream:
-            self._answer.keep_alive()
-            return None
-        seconds = self._proxy.settings.plain_max_seconds
-        if seconds is None:
-            return None
-        error = ServerTimeout(f"No whole answer came within {seconds:g} s, the longest that is possible here. {STREAM}")
-        return asyncio.get_running_loop().call_later(seconds, self.end_early, error)
 
     async def _failure(self) -> tuple[GatewayError, bytes | None] | None:
         """Do the work; None when the client has its answer, else the error for it and a server's own body."""
