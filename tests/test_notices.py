@@ -16,7 +16,7 @@ from multiverse.notices.news import News, NewsDesk
 from multiverse.notices.notifier import Notifier
 from multiverse.notices.webhook import Webhook
 from multiverse.notices.wording import Notice, notice_of
-from multiverse.servers.record import state_row
+from multiverse.servers.record import restore, state_row
 from multiverse.servers.server import Server
 from tests.bench import BREAKER, HandClock, build_server, open_transport, until
 from tests.conftest import StartGateway, StartPeer
@@ -88,17 +88,20 @@ def test_never_two_messages_within_ten_minutes() -> None:
 
 def test_what_is_nobodys_trouble_is_not_told() -> None:
     clock = HandClock()
-    drained, loading, new, lacking = (build_server(clock, name) for name in ("a", "b", "c", "d"))
+    drained, loading, lacking = (build_server(clock, name) for name in ("a", "b", "c"))
     new = build_server(clock, "new", healthy=False)
+    paused = build_server(clock, "paused", paused=True)
     desk = desk_of(clock)
-    for server in (drained, loading):
+    for server in (drained, loading, paused):
         fall(server)
     drained.draining = True
     loading.note_loading()
     lacking.note_model_missing()
-    assert told(desk, drained, loading, new, lacking) == []
+    assert told(desk, drained, loading, paused, new, lacking) == []
     clock.pass_time(AFTER_SECONDS)
-    assert [news.server for news in desk.look([drained, loading, new, lacking])] == [lacking], "its model is gone"
+    assert [news.server for news in desk.look([drained, loading, paused, new, lacking])] == [lacking], (
+        "its model is gone"
+    )
     drained.draining = False
     assert told(desk, drained) == [True], "it was to come back, and does not"
 
@@ -112,7 +115,7 @@ def test_a_restart_repeats_nothing(seen_for_seconds: float, expected: list[bool]
     row = {**state_row(before), "last_checked_at": clock.utc_iso()}
     clock.pass_time(3600)
     server, desk = build_server(clock, healthy=False), desk_of(clock)
-    server.restore(row)
+    restore(server, row)
     desk.recall([server])
     fall(server)
     assert told(desk, server) == expected

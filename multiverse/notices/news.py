@@ -66,8 +66,8 @@ class NewsDesk:
         return News(server, down, now - known.down_since_seconds)
 
     def _is_down(self, server: Server, known: _Known, now: float) -> bool | None:
-        """None while there is nothing to say: drained on purpose, loading, not probed, or not unhealthy for long."""
-        if server.draining or server.loading:
+        """None while there is nothing to say: taken out on purpose, loading, not probed, or not unhealthy for long."""
+        if server.draining or server.loading or server.lending.closed is not None:
             return None
         if server.offers_model:
             known.bad_since_seconds = None
