@@ -88,6 +88,7 @@ def test_the_routers_own_page_is_never_seen(start_gateway: StartGateway, start_p
         streams = list(clients.map(lambda name: read_through(router.port, name, forged), models))
         late = plain.result()
         cookie = sign_in(router.port)
+        around = {one.about: one.state for one in look_from_outside(gateway.url, ADMIN_KEY)}
         pages = [*router.pages, *slow.pages]
     assert pages == []
     for name, stream in zip(SLOW_STREAMS, streams, strict=True):
@@ -100,6 +101,7 @@ def test_the_routers_own_page_is_never_seen(start_gateway: StartGateway, start_p
         "the client is who the router says, not who the client says",
     )
     assert "; Secure" in cookie
+    assert around["client address"] == "fault", "who comes around the router may claim any address"
 
 
 def ask_plainly(port: int, model: str) -> Response:
