@@ -14,8 +14,6 @@ has_browser() {
 # Chromium without windows is the same engine, and takes half of the time.
 command -v chromium-headless-shell >/dev/null 2>&1 || scripts/install_packages.sh chromium-headless-shell ||
     has_browser || scripts/install_packages.sh chromium
-# With nginx, its configuration in docs/deploy.md is tested as well.
-command -v nginx >/dev/null 2>&1 || scripts/install_packages.sh nginx-light || true
 scripts/make_venv.sh dev
 
 first_failure=0
