@@ -1,7 +1,7 @@
 """Whose cancellation a `CancelledError` is: the running task's own, or that of something the task waited for.
 
-The first must go on, or nothing could end the task (asyncio's documentation of `Task.cancel`). The second is a fault like
-any other: whoever the task works for still waits for an answer.
+The first must go on, or nothing could end the task (asyncio's documentation of `Task.cancel`). The second is a fault
+like any other: whoever the task works for still waits for an answer.
 """
 
 from __future__ import annotations
