@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 
 from playwright.sync_api import Page, expect
@@ -84,16 +85,16 @@ def test_a_plain_answer_and_a_failure_in_words(
 ) -> None:
     gateway.register(peer, model)
     visitor = visit(gateway)
-    visitor.expect("status of 502")
+    visitor.expect("status of 422")
     page = visitor.open(f"/playground?model={model}")
     page.get_by_label("Show tokens as they come").uncheck()
     peer.script(wire.json_answer(wire.chat_completion("all at once <b>not bold</b>")))
     say(page, "Hello")
     expect(page.locator("#conversation li[data-role=assistant]")).to_have_text("all at once <b>not bold</b>")
-    peer.script(wire.error_answer(500, "no"))
+    peer.script(wire.error_answer(422, "too long <b>not bold</b>"))
     say(page, "Once more")
     failed = page.locator("#conversation li[data-state=failed]")
-    expect(failed).to_contain_text("request req-")
+    expect(failed).to_contain_text(re.compile("too long <b>not bold</b>.*request req-"))
     assert number(page, "State") == "failed"
     page.get_by_label("Temperature").fill("hot")
     expect(page.locator("#temperature-error")).to_have_text("From 0 to 2.")

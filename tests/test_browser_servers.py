@@ -189,6 +189,8 @@ def test_polling_where_the_stream_cannot_be_had(
     expect(page.locator("#liveness")).to_have_text("Polling")
     expect(page.locator("#servers tbody")).to_have_count(1)
     expect(page.locator("#servers-total")).to_have_text("1")
+    assert gateway.chat(model).status == 200
+    expect(page.locator("#requests-today")).to_have_text(re.compile(r"^[1-9]"))
     visitor.page.unroute("**/admin/events")
     page.evaluate("window.dispatchEvent(new Event('online'))")
     expect(page.locator("#liveness")).to_have_text("Live")
@@ -273,3 +275,9 @@ def test_a_thousand_servers(start_gateway: object, visit: Visit, peer: ScriptedP
             break
         page.wait_for_timeout(20)
     expect(page.locator("#servers tbody")).to_have_count(MANY)
+    scrolled = page.evaluate("window.scrollY")
+    assert scrolled > 0
+    first = page.locator("#servers tbody").first.get_attribute("data-id")
+    assert gateway.admin("POST", f"/admin/servers/{first}/drain").status == 200
+    expect(page.locator(f"{row(page, str(first))} .availability")).to_have_text("draining", timeout=20_000)
+    assert page.evaluate("window.scrollY") == scrolled, "what changes elsewhere moves nothing"
