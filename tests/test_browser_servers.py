@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -12,6 +10,7 @@ from playwright.sync_api import Page, expect
 from tests.conftest import StartPeer, Visit
 from tests.peers import ScriptedPeer
 from tests.processes import GatewayProcess
+from tests.stores import add_many_servers
 
 MANY = 1000
 INTERACTION_MS = 100
@@ -217,26 +216,10 @@ def test_filters_and_sorting_are_kept_in_the_address(
     expect(page.locator("#servers tbody")).to_have_count(3)
 
 
-def add_many(database: Path, url: str) -> None:
-    """A thousand registrations, as an earlier run of the gateway left them."""
-    rows = [
-        (f"many-{number:04}", f"model-{number % 40}", f"{url}/{number}", f"Owner {number % 90}")
-        for number in range(MANY)
-    ]
-    columns = "registration_id, model_name, endpoint_url, owner_name, tags, created_at, updated_at"
-    with sqlite3.connect(database) as connection:
-        connection.executemany(
-            f"INSERT INTO servers ({columns}) VALUES (?, ?, ?, ?, '[]', '2026-01-01T00:00:00.000Z', "
-            "'2026-01-01T00:00:00.000Z')",
-            rows,
-        )
-    connection.close()
-
-
 def test_a_thousand_servers(start_gateway: object, visit: Visit, peer: ScriptedPeer) -> None:
     gateway: GatewayProcess = start_gateway(HEALTH_CHECK_INTERVAL_SECONDS=300)  # type: ignore[operator]
     assert gateway.stop() == 0
-    add_many(gateway.directory / "gateway.db", peer.url)
+    add_many_servers(gateway.directory / "gateway.db", peer.url, MANY)
     gateway.start()
     page = visit(gateway, signed_in=True).open("/")
     expect(page.locator("#matches")).to_have_text("1,000 servers")
