@@ -81,14 +81,7 @@ def add_many_servers(database: Path, url: str, count: int) -> None:
     """`count` registrations of 40 models at `url`, as an earlier run of the gateway left them."""
     since = "2026-01-01T00:00:00.000Z"
     rows = [
-        (
-            f"many-{number:04}",
-            f"model-{number % 40}",
-            f"{url}/{number}",
-            f"Owner {number % 90}",
-            "[]",
-            *2 * [MANY_SINCE],
-        )
+        (f"many-{number:04}", f"model-{number % 40}", f"{url}/{number}", f"Owner {number % 90}", "[]", since, since)
         for number in range(count)
     ]
     columns = "registration_id, model_name, endpoint_url, owner_name, tags, created_at, updated_at"

@@ -40,9 +40,11 @@ def three_servers(gateway: GatewayProcess, start_peer: StartPeer, model: str) ->
     ]
     for headers in ([], [], bearer(hostile_key)):  # one each for the two that are healthy: both have given
         assert gateway.chat(model, headers=headers).status == 200
+    hostile.always(wire.answer(b"{}", 200, HOSTILE[:90]))
+    for _number in range(2):
+        assert gateway.chat(model).status == 200
     down.refuse()
     hostile.health.always(wire.error_answer(500, HOSTILE))
-    hostile.script(wire.error_answer(400, HOSTILE, code=HOSTILE, type=HOSTILE))
     for registration_id in (*registered[1:], registered[1], registered[1]):
         gateway.admin("POST", f"/admin/servers/{registration_id}/probe")
     return registered
@@ -93,6 +95,8 @@ def look_at_every_page(
                 settle(page)
                 assert (HOSTILE in page.locator("#main").inner_text()) or (role, path) not in SHOW_HOSTILE
                 expect(page.locator("#quick-counts")).to_contain_text("healthy" if role == "admin" else "on offer")
+                if path == "/logs":
+                    expect(page.locator("#records")).to_contain_text("onerror"), "what the server calls its type"
                 assert visitor.serious_findings() == [], "in the light, on a desktop"
                 page.emulate_media(color_scheme="dark")
                 page.set_viewport_size(PHONE)

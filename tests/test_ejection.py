@@ -257,16 +257,3 @@ def test_least_busy_prefers_the_idle_server(start_gateway: StartGateway, start_p
             assert gateway.chat(model).text != busy.name
         hold.release()
         assert stream.read_to_end().done
-
-
-def test_a_slot_is_free_before_the_last_byte_is_visible(
-    start_gateway: StartGateway, peer: ScriptedPeer, model: str
-) -> None:
-    gateway = start_gateway(QUEUE_SIZE=0)
-    gateway.register(peer, model, max_concurrency=1)
-    with gateway.client() as client:
-        for number in range(200):
-            client.request("POST", "/v1/chat/completions", wire.chat_body(model, stream=bool(number % 2)))
-            response = client.read_response()
-            assert response.status == 200, f"request {number} finds the one slot free: {response.body!r}"
-    assert len(peer.requests) == 200
