@@ -175,6 +175,7 @@ def test_a_reader_that_stops_is_gone_after_the_write_timeout(
     event = wire.chunk(wire.chat_chunk("x" * 16000))
     peer.script(wire.STREAM_HEAD, SendForEver(event))
     memory_bytes = impatient_gateway.resident_bytes
+    closed_before = impatient_gateway.stats()["requests"]["client_closed"]
     with RawClient(impatient_gateway.port, receive_buffer_bytes=8192) as client:
         client.request("POST", "/v1/chat/completions", wire.chat_body(model, True))
         client.read_head()
@@ -184,6 +185,8 @@ def test_a_reader_that_stops_is_gone_after_the_write_timeout(
         closed_at = eventually(lambda: request.connection.closed_at, closed, 5.0)
         assert closed_at is not None
         assert 0.7 <= closed_at - stopped_at <= 2.5, "the limit is 1 s here"
+        outcome = "it is the client that counts as gone, not the stream as too long"
+        eventually_equal(lambda: impatient_gateway.stats()["requests"]["client_closed"], closed_before + 1, outcome)
     assert request.connection.sent_bytes < 24e6, "back-pressure: the server is not read faster than the client reads"
     assert impatient_gateway.resident_bytes - memory_bytes < 16e6, "what nobody reads is not gathered in memory"
     assert_nobody_blamed(impatient_gateway, registration_id)
