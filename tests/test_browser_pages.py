@@ -95,8 +95,8 @@ def look_at_every_page(
                 settle(page)
                 assert (HOSTILE in page.locator("#main").inner_text()) or (role, path) not in SHOW_HOSTILE
                 expect(page.locator("#quick-counts")).to_contain_text("healthy" if role == "admin" else "on offer")
-                if path == "/logs":
-                    expect(page.locator("#records")).to_contain_text("onerror"), "what the server calls its type"
+                if path == "/logs":  # what the hostile server calls its type
+                    expect(page.locator("#records")).to_contain_text("onerror")
                 assert visitor.serious_findings() == [], "in the light, on a desktop"
                 page.emulate_media(color_scheme="dark")
                 page.set_viewport_size(PHONE)
