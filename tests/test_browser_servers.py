@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from playwright.sync_api import Page, expect
 
 from tests.conftest import StartPeer, Visit
@@ -121,17 +120,18 @@ MISTAKES = (
 )
 
 
-def test_a_mistake_is_told_beside_its_field(gateway: GatewayProcess, visit: Visit, subtests: pytest.Subtests) -> None:
+def test_a_mistake_is_told_beside_its_field(gateway: GatewayProcess, visit: Visit) -> None:
     page = visit(gateway, signed_in=True).open("/register")
-    for field, typed, said in MISTAKES:
-        with subtests.test(field=field, typed=typed):
+    for mistakes in (MISTAKES[:1], MISTAKES[1:]):  # Two of them in the same field.
+        for field, typed, _said in mistakes:
+            page.get_by_label(field).fill(typed)
+        for field, _typed, said in mistakes:
             place = page.get_by_label(field)
-            place.fill(typed)
             described = str(place.get_attribute("aria-describedby")).split()[-1]
             expect(page.locator(f"#{described}")).to_contain_text(said)
             expect(place).to_have_attribute("aria-invalid", "true")
-            place.fill("")
-            expect(page.locator(f"#{described}")).not_to_contain_text(said)
+    page.get_by_label("E-mail").fill("ada@example.org")
+    expect(page.get_by_label("E-mail")).not_to_have_attribute("aria-invalid", "true")
 
 
 def test_the_gateway_s_own_no_is_shown(gateway: GatewayProcess, visit: Visit) -> None:
