@@ -75,3 +75,15 @@ def rows_on_disk(path: Path, sql: str) -> list[tuple[Any, ...]]:
     """What another process would read."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(sql).fetchall()
+
+
+def add_many_servers(database: Path, url: str, count: int) -> None:
+    """`count` registrations of 40 models at `url`, as an earlier run of the gateway left them."""
+    since = "2026-01-01T00:00:00.000Z"
+    rows = [
+        (f"many-{number:04}", f"model-{number % 40}", f"{url}/{number}", f"Owner {number % 90}", "[]", since, since)
+        for number in range(count)
+    ]
+    columns = "registration_id, model_name, endpoint_url, owner_name, tags, created_at, updated_at"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.executemany(f"INSERT INTO servers ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)

@@ -17,7 +17,7 @@ from tests.conftest import StartGateway, StartPeer
 from tests.operations import AnswerChat, Hold, Script, Sleep
 from tests.peers import ScriptedPeer
 from tests.processes import GatewayProcess
-from tests.waiting import eventually
+from tests.waiting import eventually, never
 
 NO_PROBES = 300
 THRESHOLD = 3  # MAX_CONSECUTIVE_FAILURES by default
@@ -48,7 +48,7 @@ def chat_until(gateway: GatewayProcess, model: str, bad: ScriptedPeer, count: in
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("retry_after_seconds", [None, 2])
+@pytest.mark.parametrize("retry_after_seconds", [None, 7])
 def test_a_busy_server_is_skipped_for_its_retry_after(
     gateway: GatewayProcess, start_peer: StartPeer, model: str, status: int, retry_after_seconds: int | None
 ) -> None:
@@ -64,10 +64,13 @@ def test_a_busy_server_is_skipped_for_its_retry_after(
     for _number in range(6):
         assert gateway.chat(model).text != busy.name
     assert len(busy.requests) == 1, "skipped for its Retry-After, else for 1 s"
+    if retry_after_seconds is not None:
+        # For how much longer than the second of a server that says nothing: test_server.py, by a clock of its own.
+        never(lambda: gateway.chat(model).text == busy.name, "skipped for its Retry-After", 1.3)
+        return
     chat_until(gateway, model, busy, 2, within_seconds=4.0)
     waited_seconds = busy.requests[1].arrived_at - busy.requests[0].arrived_at
-    wanted_seconds = retry_after_seconds or 1
-    assert wanted_seconds - 0.1 <= waited_seconds <= wanted_seconds + 0.7, "and asked again after that"
+    assert 0.9 <= waited_seconds <= 1.7, "and asked again after that"
 
 
 @pytest.mark.parametrize(
@@ -254,16 +257,3 @@ def test_least_busy_prefers_the_idle_server(start_gateway: StartGateway, start_p
             assert gateway.chat(model).text != busy.name
         hold.release()
         assert stream.read_to_end().done
-
-
-def test_a_slot_is_free_before_the_last_byte_is_visible(
-    start_gateway: StartGateway, peer: ScriptedPeer, model: str
-) -> None:
-    gateway = start_gateway(QUEUE_SIZE=0)
-    gateway.register(peer, model, max_concurrency=1)
-    with gateway.client() as client:
-        for number in range(200):
-            client.request("POST", "/v1/chat/completions", wire.chat_body(model, stream=bool(number % 2)))
-            response = client.read_response()
-            assert response.status == 200, f"request {number} finds the one slot free: {response.body!r}"
-    assert len(peer.requests) == 200

@@ -5,6 +5,7 @@ What an error looks like is in answers.py. Bodies have their own file, test_requ
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import sqlite3
@@ -14,13 +15,15 @@ from pathlib import Path
 import pytest
 import tornado.httpclient
 import tornado.netutil
-import tornado.web
 
 from multiverse import errors
 from multiverse.config import load_config
 from multiverse.gateway import Gateway
+from multiverse.proxy.forward import Forwarding
+from multiverse.web.dispatch import GatewayApplication
 from multiverse.web.front.door import ClientLimits, FrontDoor
 from multiverse.web.handlers.base import GatewayHandler
+from multiverse.web.handlers.inference import ForwardHandler
 from multiverse.web.routes import ROUTES, Route
 from tests import wire
 from tests.answers import ERRORS, assert_error, assert_error_headers
@@ -329,32 +332,47 @@ def test_a_slow_server(impatient_gateway: GatewayProcess, peer: ScriptedPeer, mo
 
 
 class FailingHandler(GatewayHandler):
-    """What nobody has foreseen."""
+    """What nobody has foreseen; a CancelledError comes of something that was waited for, nobody ends the task."""
 
     async def get(self) -> None:
         raise RuntimeError("planted-detail")
 
+    async def put(self) -> None:
+        raise asyncio.CancelledError("planted-detail")
 
-async def test_an_unforeseen_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+
+async def cancelled(*_arguments: object) -> None:
+    raise asyncio.CancelledError("planted-detail")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST"])
+async def test_an_unforeseen_fault(
+    method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     environ = {"ADMIN_API_KEY": ADMIN_KEY, "DATABASE_URL": f"sqlite:///{tmp_path}/gateway.db"}
-    gateway = Gateway(load_config(environ, dotenv_path=None))
-    route = Route(shown="/", pattern="/", handler=FailingHandler, access="anyone", methods={"GET": "Fails."})
-    rule = (route.pattern, route.handler, {"gateway": gateway, "route": route})
-    settings = {"cors_allow_origins": (), "log_function": lambda handler: None}
-    limits = ClientLimits(header_timeout_seconds=5, body_timeout_seconds=5, write_timeout_seconds=5)
-    server = FrontDoor(tornado.web.Application([rule], **settings), limits)
-    (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
-    await server.accept_on([listener])
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    answer = await tornado.httpclient.AsyncHTTPClient().fetch(url, raise_error=False)
-    server.stop()
-    await server.close_all_connections()
-    listener.close()
+    forwarded = method == "POST"
+    path = "/v1/chat/completions" if forwarded else "/"
+    handler = ForwardHandler if forwarded else FailingHandler
+    route = Route(shown=path, pattern=path, handler=handler, access="anyone", methods={method: "Fails."})
+    monkeypatch.setattr(Forwarding, "_ask_one_after_the_other", cancelled)
+    async with Gateway(load_config(environ, dotenv_path=None)) as gateway:
+        settings = {"cors_allow_origins": (), "log_function": lambda handler: None}
+        limits = ClientLimits(header_timeout_seconds=5, body_timeout_seconds=5, write_timeout_seconds=5)
+        server = FrontDoor(GatewayApplication([route], {"gateway": gateway}, **settings), limits)
+        (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
+        await server.accept_on([listener])
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}{path}"
+        client, body = tornado.httpclient.AsyncHTTPClient(), wire.chat_body("m") if forwarded else None
+        answer = await client.fetch(url, method=method, body=body, allow_nonstandard_methods=True, raise_error=False)
+        server.stop()
+        await server.close_all_connections()
+        listener.close()
+        assert not gateway.proxy.under_way
     pairs = [(name, value) for name, value in answer.headers.get_all()]
     message = assert_error(Response(answer.code, answer.reason, pairs, answer.body), "internal_error")
     assert "planted" not in message
-    assert answer.headers["X-Request-ID"] in message, "what to tell the admin"
-    (record,) = caplog.records
+    assert forwarded or answer.headers["X-Request-ID"] in message, "what to tell the admin"
+    record = next(record for record in caplog.records if record.levelname == "ERROR")
     assert record.exc_info is not None
     assert "planted-detail" in str(record.exc_info[1]), "who finds it in the log"
     assert record.__dict__["fields"]["request_id"] == answer.headers["X-Request-ID"]

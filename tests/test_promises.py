@@ -63,6 +63,7 @@ NOT_FOR_THE_TABLE = {
     "web.app": {"NO_LIMIT"},
     "web.front.bodies": {"MOST_CHUNK_BYTES"},
     "web.front.door": {"LOOKS_SECONDS"},
+    "web.front.reading": {"LOOKS_SECONDS"},
     "web.front.heads": {"MOST_LENGTH_DIGITS"},
     "web.handlers.admin": {"MOST_PROBES"},
     "servers.refusals": {"LONG_SECONDS"},

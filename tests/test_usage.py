@@ -33,6 +33,9 @@ async def test_counts_and_rows(tmp_path: Path) -> None:
         assert [row["outcome"] for row in reversed(rows)] == ["ok", *outcomes]
         totals = await store.usage_totals()
         assert (totals["total"], totals["prompt_tokens"], totals["completion_tokens"]) == (8, 30, 6)
+        today = {"total": 8, "failed": 2, "prompt_tokens": 30, "completion_tokens": 6}
+        assert await store.usage_of_day(CREATED_AT[:10]) == today
+        assert (await store.usage_of_day("2001-01-01"))["total"] == 0
         assert usage.in_flight_by_key() == {}
 
 

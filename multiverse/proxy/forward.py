@@ -11,6 +11,7 @@ import logging
 from dataclasses import replace
 from typing import cast
 
+from multiverse.cancelling import is_cancelled_itself
 from multiverse.clock import Clock
 from multiverse.errors import (
     GatewayError,
@@ -149,7 +150,9 @@ class Forwarding:
             verdict = await self._ask_one_after_the_other()
         except GatewayError as error:
             return error, None
-        except Exception:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled_itself():
+                raise
             LOG.exception("request failed inside the gateway", extra={"fields": {"request_id": self._call.request_id}})
             return InternalError("The gateway failed while handling this request; its log has the details."), None
         return None if verdict is None else (verdict.error, verdict.body)

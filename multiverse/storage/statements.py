@@ -40,13 +40,14 @@ USAGE_MINUTES: Final = """
      ORDER BY minute
 """
 
-USAGE_SINCE: Final = """
-    SELECT count(*) AS total,
-           count(*) FILTER (WHERE outcome IN ('failed', 'rejected')) AS failed,
+# From the roll-ups: the dashboard asks again and again, and a day may have a hundred thousand requests.
+USAGE_OF_DAY: Final = """
+    SELECT CAST(total(requests) AS INTEGER) AS total,
+           CAST(total(failed + rejected) AS INTEGER) AS failed,
            CAST(total(prompt_tokens) AS INTEGER) AS prompt_tokens,
            CAST(total(completion_tokens) AS INTEGER) AS completion_tokens
-      FROM usage
-     WHERE started_at >= :since
+      FROM usage_daily
+     WHERE day = :day
 """
 
 # Tokens per second count from the first token on: before it, the prompt is read.

@@ -157,9 +157,11 @@ class Store:
         """
         return await self._select(statements.USAGE_MINUTES, {"since": since})
 
-    async def usage_since(self, since: str) -> dict[str, int]:
-        """Since that moment: requests `total`, `failed`, and the sums `prompt_tokens`, `completion_tokens`."""
-        (totals,) = await self._select(statements.USAGE_SINCE, {"since": since})
+    async def usage_of_day(self, day: str) -> dict[str, int]:
+        """Of that day (UTC, `2027-01-31`): requests `total`, `failed`, and the sums `prompt_tokens`,
+        `completion_tokens`.
+        """
+        (totals,) = await self._select(statements.USAGE_OF_DAY, {"day": day})
         return totals
 
     async def usage_by_model(self, since: str) -> list[dict[str, Any]]:

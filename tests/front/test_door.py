@@ -286,11 +286,12 @@ async def gone(condition: object) -> None:
     await asyncio.to_thread(eventually, condition, "it is gone", 3.0)
 
 
+@pytest.mark.parametrize("ahead", [0, 100_000], ids=["waiting", "held back"])
 @pytest.mark.parametrize("how", ["closes its side", "resets"])
-async def test_who_leaves_is_reported(open_door: OpenDoor, how: str) -> None:
+async def test_who_leaves_is_reported(open_door: OpenDoor, how: str, ahead: int) -> None:
     Left.left = False
     async with open_door(RULES) as (door, port), talk(port) as client:
-        client.send(b"GET /left HTTP/1.1\r\n" + HOST + b"\r\n")
+        client.send(b"GET /left HTTP/1.1\r\n" + HOST + b"\r\n" + b"x" * ahead)
         await asyncio.sleep(0.05)
         if how == "resets":
             client.writer.transport.abort()

@@ -19,6 +19,7 @@ from tornado.iostream import IOStream, StreamClosedError
 from multiverse.web.front.deadlines import Deadline
 from multiverse.web.front.exchange import FrontExchange
 from multiverse.web.front.heads import MAX_HEAD_BYTES, RequestHead, read_head
+from multiverse.web.front.reading import Reading
 from multiverse.web.malformed import log_malformed, malformed_answer
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class FrontConnection(asyncio.Protocol):
         self._stepping = False
         self._begun = False
         self._dropping = False
-        self._reading_paused = False
+        self._reading = Reading(door.loop, self._left_while_held_back)
         self._room: asyncio.Future[None] | None = None
         self._written_bytes = 0
         self._taken_before = 0
@@ -101,6 +102,7 @@ class FrontConnection(asyncio.Protocol):
         self._transport = None
         self._door.connections.discard(self)
         self.deadline.stop()
+        self._reading.stop()
         self.resume_writing()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -157,7 +159,7 @@ class FrontConnection(asyncio.Protocol):
             self.abort()
         finally:
             self._stepping = False
-        if self._reading_paused or len(self._buffer) > READ_AHEAD_BYTES:
+        if self._reading.held_back or len(self._buffer) > READ_AHEAD_BYTES:
             self._hold_back()
 
     def _step(self) -> bool:
@@ -302,14 +304,13 @@ class FrontConnection(asyncio.Protocol):
 
     def _hold_back(self) -> None:
         """Read no more while what has come waits for its turn."""
-        if self._transport is None or self._transport.is_closing():
-            return
-        should_pause = len(self._buffer) > READ_AHEAD_BYTES
-        if should_pause and not self._reading_paused:
-            self._transport.pause_reading()
-        elif self._reading_paused and not should_pause:
-            self._transport.resume_reading()
-        self._reading_paused = should_pause
+        if self._transport is not None and not self._transport.is_closing():
+            self._reading.hold_back(self._transport, len(self._buffer) > READ_AHEAD_BYTES)
+
+    def _left_while_held_back(self) -> None:
+        self.eof_received()
+        if self._transport is not None:
+            self._transport.close()
 
     def close(self) -> None:
         """Close once everything written has been sent."""

@@ -41,7 +41,7 @@ class HistoryHandler(GatewayHandler):
         known = {row["minute"]: row for row in rows}
         minutes = [_minute(minute, known) for minute in range(first_minute, first_minute + MINUTES_SHOWN)]
         midnight = iso_from_unix(now - now % DAY_SECONDS)
-        today = await self.gateway.store.usage_since(midnight)
+        today = await self.gateway.store.usage_of_day(midnight[:10])
         self.reply_json({"minutes": minutes, "today": {"since": midnight, **today}})
 
     async def head(self) -> None:

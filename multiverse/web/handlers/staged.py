@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Mapping
 import tornado.web
 from tornado.httputil import HTTPHeaders
 
+from multiverse.cancelling import is_cancelled_itself
 from multiverse.web.headers import KnownHeaders, date_now
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._+/=-]{1,200}")
@@ -83,6 +84,10 @@ class StagedHandler(tornado.web.RequestHandler):
             await answering
             if not self._finished:
                 self.finish()
+        except asyncio.CancelledError as error:
+            if is_cancelled_itself():
+                raise
+            self._handle_request_exception(error)
         except Exception as error:
             self._handle_request_exception(error)
 

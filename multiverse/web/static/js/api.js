@@ -16,7 +16,7 @@ export const isAdmin = document.body.dataset.role === "admin";
 export const mayOwnServers = isAdmin || document.body.dataset.role === "student";
 export const isSignedIn = document.body.dataset.role !== "anonymous";
 /** Whether `/v1` answers this visitor; asking in vain would be an error in the browser's console. */
-const mayAsk = document.body.dataset.mayAsk === "yes";
+export const mayAsk = document.body.dataset.mayAsk === "yes";
 const MODELS = "/v1/models";
 const UNREACHABLE = "The gateway cannot be reached. It may be restarting, or this device is offline.";
 
@@ -35,7 +35,7 @@ export async function call(method, path, body = undefined, { signal } = {}) {
   }
   const answer = await response.json();
   if (path === MODELS) {
-    window.dispatchEvent(new CustomEvent("offered", { detail: answer.data.length }));
+    window.dispatchEvent(new CustomEvent("offered", { detail: answer.data }));
   }
   return answer;
 }

@@ -14,7 +14,7 @@ import { toastError } from "./toasts.js";
 const HISTORY_MS = 15_000;
 const SOONEST_HISTORY_MS = 2000;
 
-startFrame();
+startFrame({ listsModels: true });
 
 function showCounts({ servers, models, requests }) {
   setText(find("#servers-total"), compact(servers.total));

@@ -1,11 +1,12 @@
 // What every page has: colours, sign out, the network's state, the quick counts, times that grow older.
 
-import { call, isAdmin, mayOwnServers } from "./api.js";
+import { call, isAdmin, mayAsk, mayOwnServers } from "./api.js";
 import { build, find, setHidden, setText, whileBusy } from "./dom.js";
 import { count, plural, tickTimes } from "./format.js";
 import { live } from "./live.js";
 import { toastError } from "./toasts.js";
 
+const ASK_AGAIN_MS = 10_000;
 const THEMES = [
   ["", "◐", "as the system"],
   ["light", "☀", "light"],
@@ -106,16 +107,25 @@ function watchCounts() {
   });
 }
 
-/** What those see who are not signed in. */
-function watchOffer() {
+/** What everybody may know: how much is on offer. Pages that list the models ask for them anyway. */
+function watchOffer(asksItself) {
+  const counts = find("#quick-counts");
   window.addEventListener("offered", ({ detail }) => {
-    setText(find("#quick-counts"), `${plural(detail, "model")} on offer`);
-    setHidden(find("#quick-counts"), false);
+    const total = detail.reduce((sum, { servers }) => sum + servers, 0);
+    const healthy = detail.reduce((sum, model) => sum + model.healthy_servers, 0);
+    setText(counts, `${plural(detail.length, "model")} on offer`);
+    counts.title = `${count(healthy)} of ${plural(total, "server")} healthy`;
+    setHidden(counts, false);
   });
+  const ask = () => document.hidden || call("GET", "/v1/models").catch(() => undefined);
+  if (mayAsk && !asksItself) {
+    ask();
+    setInterval(ask, ASK_AGAIN_MS);
+  }
 }
 
-/** To be called by every page's module, first. */
-export function startFrame() {
+/** To be called by every page's module, first. `listsModels`: the page asks `/v1/models` itself, again and again. */
+export function startFrame({ listsModels = false } = {}) {
   watchTheme();
   watchSignOut();
   watchNetwork();
@@ -125,7 +135,7 @@ export function startFrame() {
     watchCounts();
     live.start();
   } else {
-    watchOffer();
+    watchOffer(listsModels);
     if (mayOwnServers) {
       live.startAsking();
     }

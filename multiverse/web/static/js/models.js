@@ -13,7 +13,7 @@ import { verdictChip } from "./verdicts.js";
 const ASK_AGAIN_MS = 10_000;
 const SERVERS_NAMED = 12;
 
-startFrame();
+startFrame({ listsModels: true });
 
 const rows = new Map();
 const search = find("#search");

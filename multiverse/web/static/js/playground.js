@@ -13,7 +13,7 @@ const ASK_AGAIN_MS = 10_000;
 const KEPT = "conversation";
 const SHOW_MS = 200;
 
-startFrame();
+startFrame({ listsModels: true });
 
 const options = find("#options");
 const list = find("#conversation");

@@ -121,6 +121,12 @@ export class ServerTable {
   #shown = ROWS_AT_ONCE;
   #scheduled = false;
   #table = find("#servers");
+  // Times grow older only where somebody sees them: a thousand changes a second would cost a frame or two.
+  #sight = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      target.querySelector("time").toggleAttribute("data-ago", isIntersecting);
+    }
+  }, { rootMargin: "300px" });
   #form = find("#filters");
   #state;
 
@@ -159,7 +165,11 @@ export class ServerTable {
     }
     const gone = all ? [...this.#rows.keys()].filter((id) => !servers.has(id)) : removed;
     for (const id of gone) {
-      this.#rows.get(id)?.row?.element.remove();
+      const element = this.#rows.get(id)?.row?.element;
+      if (element) {
+        this.#sight.unobserve(element);
+        element.remove();
+      }
       this.#rows.delete(id);
     }
     this.#schedule();
@@ -313,6 +323,7 @@ export class ServerTable {
     if (this.#state.open.has(server.registration_id)) {
       row.setOpen(true);
     }
+    this.#sight.observe(row.element);
     return row;
   }
 }
