@@ -18,12 +18,13 @@ class GatewayError(Exception):
     """Base of all errors that a client may see.
 
     `param` names the field at fault; `retry_after_seconds` becomes a `Retry-After` header, rounded up to a whole
-    number from 1 to 60 (RFC 9110 §10.2.3).
+    number from 1 to 60 (RFC 9110 §10.2.3). `request_id` is set when the request has a story to be read.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     type: ClassVar[str] = "server_error"
+    request_id: str | None = None
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -226,9 +227,10 @@ class LoopDetected(GatewayError):
 
 def envelope(error: GatewayError) -> dict[str, Any]:
     """OpenAI's error body for `error`: `{"error": {"message", "type", "param", "code"}}`."""
+    story = "" if error.request_id is None else f" What happened: /requests/{error.request_id}"
     return {
         "error": {
-            "message": error.message,
+            "message": f"{error.message}{story}",
             "type": error.type,
             "param": error.param,
             "code": error.code,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
+
 from playwright.sync_api import expect
 
 from tests.conftest import StartPeer, Visit
+from tests.operations import AnswerChat, Reset, Sleep
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, GatewayProcess
 
@@ -49,6 +53,34 @@ def test_log_records_as_they_come(gateway: GatewayProcess, visit: Visit, peer: S
     page.get_by_label("Text").fill("")
     page.get_by_label("Level").select_option("ERROR")
     expect(records).to_have_count(0)
+
+
+def test_why_a_request_was_slow(gateway: GatewayProcess, visit: Visit, start_peer: StartPeer, model: str) -> None:
+    bad, slow = start_peer(), start_peer()
+    bad.always(Reset())
+    slow.always(Sleep(0.3), AnswerChat())
+    gateway.register(bad, model, owner_name="Ada")
+    gateway.register(slow, model, owner_name="Ben")
+    answers = [gateway.chat(model) for _number in range(2)]
+    visitor = visit(gateway, signed_in=True)
+    page = visitor.open(f"/requests?model={model}&sort=-total_ms&around={datetime.now().astimezone():%H:%M}")
+    expect(page.locator("#requests tr")).to_have_count(2)
+    expect(page.get_by_label("Model")).to_have_value(model)
+    page.get_by_label("Outcome").select_option("failed")
+    expect(page.locator("#no-requests")).to_be_visible()
+    page.get_by_label("Outcome").select_option("")
+    tried_twice = next(answer for answer in answers if answer.header("X-Gateway-Attempts") == "2")
+    page.get_by_label("Request id").fill("not an id")
+    page.get_by_role("button", name="Tell me").click()
+    expect(page.get_by_role("alert").filter(has_text="X-Request-ID")).to_be_visible()
+    page.get_by_label("Request id").fill(f"… What happened: /requests/{tried_twice.header('X-Request-ID')}")
+    page.keyboard.press("Enter")
+    expect(page.locator("#summary")).to_contain_text("went to waiting for the server's whole answer")
+    expect(page.locator("#events li[data-event=tried]")).to_have_text([re.compile("Ada$"), re.compile("Ben$")])
+    expect(page.locator("#events li[data-bad=true]")).to_contain_text("closed the connection")
+    assert visitor.serious_findings() == []
+    page.get_by_role("link", name="Its log records").click()
+    expect(page.locator("#records li").first).to_contain_text(f"request_id={tried_twice.header('X-Request-ID')}")
 
 
 def test_settings_without_secrets(gateway: GatewayProcess, visit: Visit) -> None:

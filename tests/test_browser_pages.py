@@ -20,11 +20,11 @@ from tests.test_keyring import bearer, make_key
 
 FIRST_LOAD_BYTES, FIRST_LOAD_MS = 150_000, 1000
 HOSTILE = '"><img src=x onerror="window.taken = true"><script>window.taken = true</script>{{ 1 }}\''
-PUBLIC_PAGES = ("/", "/models", "/playground", "/sign-in", "/claim", "/thanks")
+PUBLIC_PAGES = ("/", "/models", "/playground", "/requests", "/sign-in", "/claim", "/thanks")
 STUDENT_PAGES = ("/account",)
 # Where the name of somebody who wants to run scripts stands in full, so that it is known to have been shown as text.
 SHOW_HOSTILE = {("", "/thanks"), ("student", "/account"), ("admin", "/keys"), ("admin", "/usage")}
-ADMIN_PAGES = ("/", "/register", "/models", "/playground", "/logs", "/settings", "/keys", "/usage")
+ADMIN_PAGES = ("/", "/register", "/models", "/playground", "/requests", "/logs", "/settings", "/keys", "/usage")
 
 
 @pytest.fixture

@@ -106,10 +106,19 @@ def test_a_plain_answer_and_a_failure_in_words(
 def test_a_stream_that_breaks_says_so(gateway: GatewayProcess, visit: Visit, peer: ScriptedPeer, model: str) -> None:
     gateway.register(peer, model)
     peer.script(wire.STREAM_HEAD, event("half an ans"), wire.LAST_CHUNK)
-    page = visit(gateway).open(f"/playground?model={model}")
+    visitor = visit(gateway)
+    page = visitor.open(f"/playground?model={model}")
     say(page, "Hello")
-    expect(page.locator("#conversation li[data-state=failed]")).to_contain_text("half an ans")
-    expect(page.locator("#conversation .remark")).to_be_visible()
+    failed = page.locator("#conversation li[data-state=failed]")
+    expect(failed).to_contain_text("half an ans")
+    expect(failed.locator(".remark")).to_contain_text("What happened: /requests/req-")
+    failed.get_by_role("link").click()
+    expect(page.locator("#summary")).to_contain_text("in the middle of the answer")
+    expect(page.get_by_text("Somebody without a key asked")).to_be_visible()
+    expect(page.locator("#events a")).to_have_count(0)
+    visitor.expect("status of 404")
+    page = visitor.open("/requests/of-somebody-else")
+    expect(page.get_by_role("alert").filter(has_text="No request of yours")).to_be_visible()
 
 
 def test_the_conversation_as_code(gateway: GatewayProcess, visit: Visit, peer: ScriptedPeer, model: str) -> None:

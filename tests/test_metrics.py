@@ -1,4 +1,4 @@
-"""`/metrics` and the stories of requests: what is told, to whom, and that nothing clients send can make it grow."""
+"""`/metrics`: what is told, to whom, and that nothing clients send can make it grow."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
-import tornado.httpclient
-import tornado.netutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from multiverse.config import load_config
-from multiverse.gateway import Gateway
 from multiverse.proxy.request_numbers import MOST_MODELS, OTHER, UNKNOWN_MODEL, Histogram, RequestNumbers
-from multiverse.proxy.stories import FAILED_KEPT_SECONDS, Stories
-from multiverse.web.app import make_server
-from multiverse.web.front.door import FrontDoor
-from tests.bench import HandClock, build_record
+from tests.bench import build_record
 from tests.conftest import StartGateway, StartPeer
 from tests.operations import Reset
 from tests.processes import ADMIN_KEY, GatewayProcess
@@ -117,83 +110,3 @@ def test_dashboard_alerts_and_documents_use_what_there_is(gateway: GatewayProces
     assert names_used("\n".join(alerts)) <= known
     table = re.findall(r"^\| `(\w+)` \|", (DOCS / "metrics.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(table) == {name for name in known if not name.endswith("_bucket")}
-
-
-# -- stories
-
-
-def test_a_story_tells_what_happened_in_order(gateway: GatewayProcess, start_peer: StartPeer, model: str) -> None:
-    bad, good = start_peer(), start_peer()
-    bad_id, good_id = gateway.register(bad, model), gateway.register(good, model)
-    bad.always(Reset())
-    stories = []
-    for number in range(2):
-        headers = [("X-Request-ID", f"{number}-of-{model}")]
-        answer = gateway.call("POST", "/v1/chat/completions", chat_body(model), headers)
-        assert answer.status == 200
-        stories.append(gateway.call("GET", f"/v1/requests/{number}-of-{model}").json())
-    (story,) = [story for story in stories if story["attempts"] == 2]
-    told = [(event["event"], event.get("server")) for event in story["events"]]
-    assert told == [
-        ("admitted", None),
-        ("tried", bad_id),
-        ("failed", bad_id),
-        ("tried", good_id),
-        ("first_token", None),
-        ("ended", None),
-    ]
-    assert story["events"][2]["code"] == "server_error"
-    assert "reason" not in story["events"][2], "reasons are for owners and admins"
-    assert gateway.admin("GET", f"/v1/requests/{story['request_id']}").json()["events"][2]["reason"]
-
-
-def test_stories_are_told_to_their_own(start_gateway: StartGateway, start_peer: StartPeer, model: str) -> None:
-    gateway = start_gateway(CLIENT_API_KEYS="key-of-ada,key-of-bob")
-    gateway.register(start_peer(), model)
-    keys = {name: [("Authorization", f"Bearer key-of-{name}")] for name in ("ada", "bob")}
-    sent = gateway.call("POST", "/v1/chat/completions", chat_body(model), keys["ada"])
-    path = f"/v1/requests/{sent.header('X-Request-ID')}"
-    assert gateway.call("GET", path, headers=keys["ada"]).status == 200
-    assert gateway.call("GET", path, headers=keys["bob"]).status == 404
-    assert gateway.call("GET", path).status == 404
-    assert gateway.admin("GET", path).status == 200
-    assert gateway.call("GET", "/v1/requests/never-was").status == 404
-
-
-async def test_who_may_not_have_another_one_under_way_begins_no_story(tmp_path: Path) -> None:
-    environ = {"ADMIN_API_KEY": ADMIN_KEY, "DATABASE_URL": f"sqlite:///{tmp_path}/gateway.db"}
-    environ |= {"RATE_LIMIT_ENABLED": "true", "RATE_LIMIT_REQUESTS_AT_ONCE": "1"}
-    async with Gateway(load_config(environ, dotenv_path=None)) as gateway:
-        gateway.allowances.enter("address:127.0.0.1", None)
-        server = make_server(gateway)
-        assert isinstance(server, FrontDoor)
-        (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
-        await server.accept_on([listener])
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"
-        asked = {
-            "method": "POST",
-            "body": chat_body("any"),
-            "headers": {"Content-Type": "application/json"},
-            "raise_error": False,
-        }
-        answer = await tornado.httpclient.AsyncHTTPClient().fetch(url, **asked)  # type: ignore[arg-type]
-        server.stop()
-        await server.close_all_connections()
-        listener.close()
-        assert answer.code == 429
-        assert gateway.stories.under_way == 0, "what never ends would stay in memory for ever"
-
-
-def test_stories_are_forgotten() -> None:
-    clock = HandClock()
-    stories = Stories(clock=clock)
-    for number in range(2_100):
-        stories.begin(f"good-{number}")
-        stories.end(build_record(request_id=f"good-{number}", outcome="ok"))
-    stories.begin("bad")
-    stories.end(build_record(request_id="bad"))
-    assert stories.find("good-99") is None
-    assert stories.find("good-100") is not None
-    assert stories.find("bad") is not None
-    clock.pass_time(FAILED_KEPT_SECONDS + 1)
-    assert stories.find("bad") is None

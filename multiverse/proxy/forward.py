@@ -288,6 +288,8 @@ class Forwarding:
         record = self._account.record
         record.outcome = "failed" if reason else "ok"
         record.status = 200
+        if reason:
+            self._call.story.failed(self._proxy.clock.monotonic(), "server_error", reason)
         self._settle(blame, reason)
         if self._exchange is not None:
             self._exchange.discard_rest(LEFTOVER_SECONDS)
@@ -324,9 +326,11 @@ class Forwarding:
             record.outcome, record.status = "client_closed", CLIENT_CLOSED_STATUS
         answer = self._answer
         started, finished = answer.started, answer.finished
+        self._call.story.told_code = None if self._client_left else error.code
         self._settle(Blame.NONE, "")
         if finished or self._client_left:
             return
+        error.request_id = self._call.request_id
         if started:
             answer.finish_with_error(error, body)
         elif body is not None:

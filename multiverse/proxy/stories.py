@@ -1,14 +1,13 @@
 """What happened to each request, in order: the latest ones, and those that failed for a day.
 
-A request costs a few short tuples here and nothing per event of its stream. No prompt, answer, key or address of
-a server is kept. Reasons are for admins; clients are told the error's code.
+A request costs a few short records here and nothing per event of its stream; words are made of it when somebody reads
+(telling.py). No prompt, answer, key or address of a server is kept.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any
 
 from multiverse.clock import Clock
 from multiverse.people.usage import UsageRecord
@@ -37,6 +36,7 @@ class Story:
     steps: list[Step] = field(default_factory=list)
     record: UsageRecord | None = None
     ended_seconds: float | None = None
+    told_code: str | None = None  # the error that its client was told
 
     def tried(self, now_seconds: float, registration_id: str) -> None:
         """The request goes to this server."""
@@ -54,50 +54,32 @@ class Story:
             return None
         return max((self.steps[0].began_seconds - self.started_seconds) * 1000 - self.record.queue_ms, 0.0)
 
-    def document(self, *, for_admin: bool) -> dict[str, Any]:
-        """The story as it goes out; times in milliseconds since the request was admitted."""
-        record = self.record
-        assert record is not None, "only ended stories are told"
-        events: list[dict[str, Any]] = [{"event": "admitted", "at_ms": 0.0}]
-        if record.queue_ms:
-            events.append({"event": "queued", "at_ms": 0.0, "waited_ms": round(record.queue_ms, 1)})
-        for step in self.steps:
-            events.append({"event": "tried", "at_ms": self._at(step.began_seconds), "server": step.registration_id})
-            if step.failed_seconds is not None:
-                failed = {"event": "failed", "at_ms": self._at(step.failed_seconds), "server": step.registration_id}
-                events.append({**failed, "code": step.code, **({"reason": step.reason} if for_admin else {})})
-        if record.first_token_ms is not None:
-            events.append({"event": "first_token", "at_ms": record.first_token_ms})
-        events.sort(key=lambda event: float(event["at_ms"]))  # stable: what came first stays first
-        end = {"event": "ended", "at_ms": record.total_ms, "outcome": record.outcome, "status": record.status}
-        return {**_facts(record), "overhead_ms": _rounded(self.overhead_ms), "events": [*events, end]}
-
-    def _at(self, moment_seconds: float) -> float:
+    def milliseconds_at(self, moment_seconds: float) -> float:
+        """When that was, since the request was admitted."""
         return round((moment_seconds - self.started_seconds) * 1000, 1)
 
 
-def _rounded(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else round(milliseconds, 1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoryQuery:
+    """Which stories are wanted; None is any. Times are UTC in ISO 8601, `since` included and `until` not."""
 
+    key_id: str | None = None
+    key_name: str | None = None
+    model: str | None = None
+    outcome: str | None = None
+    since: str | None = None
+    until: str | None = None
 
-def _facts(record: UsageRecord) -> dict[str, Any]:
-    return {
-        "request_id": record.request_id,
-        "started_at": record.started_at,
-        "key_name": record.key_name,
-        "route": record.route,
-        "model": record.model_name,
-        "stream": record.stream,
-        "outcome": record.outcome,
-        "status": record.status,
-        "attempts": record.attempts,
-        "queue_ms": round(record.queue_ms, 1),
-        "first_token_ms": record.first_token_ms,
-        "total_ms": record.total_ms,
-        "prompt_tokens": record.prompt_tokens,
-        "completion_tokens": record.completion_tokens,
-        "tokens_estimated": record.tokens_estimated,
-    }
+    def wants(self, record: UsageRecord) -> bool:
+        """Whether this is one of them; ISO times of one form compare as texts."""
+        return (
+            (self.key_id is None or record.key_id == self.key_id)
+            and (self.key_name is None or record.key_name == self.key_name)
+            and (self.model is None or record.model_name == self.model)
+            and (self.outcome is None or record.outcome == self.outcome)
+            and (self.since is None or record.started_at >= self.since)
+            and (self.until is None or record.started_at < self.until)
+        )
 
 
 class Stories:
@@ -138,6 +120,12 @@ class Stories:
         self._forget_old_failures()
         found = [shelf[request_id] for shelf in (self._latest, self._failed) if request_id in shelf]
         return max(found, key=lambda story: story.ended_seconds or 0.0, default=None)
+
+    def search(self, query: StoryQuery) -> list[tuple[Story, UsageRecord]]:
+        """The stories that are wanted, each with its record; those that went well come first, then the others."""
+        self._forget_old_failures()
+        ended = (story for shelf in (self._latest, self._failed) for story in shelf.values())
+        return [(story, story.record) for story in ended if story.record is not None and query.wants(story.record)]
 
     def _forget_old_failures(self) -> None:
         horizon = self._clock.monotonic() - FAILED_KEPT_SECONDS

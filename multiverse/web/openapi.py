@@ -30,6 +30,7 @@ from multiverse.web.openapi_examples import (
     REQUESTS,
     RETRY_AFTER_CODES,
 )
+from multiverse.web.reply_schemas import REPLY_SCHEMAS
 from multiverse.web.route import Route
 from multiverse.web.schemas import Schema, limits_of
 
@@ -143,7 +144,8 @@ def _request(route: Route, method: str) -> dict[str, Any]:
 def _replies(route: Route, method: str) -> dict[str, Any]:
     """What comes when all is well."""
     told = REPLIES.get(f"{method} {route.shown}", ((200, "Done.", _usual_kind(route, method), None),))
-    return {str(status): _reply(route, text, kinds.split(), example) for status, text, kinds, example in told}
+    whole = REPLY_SCHEMAS.get(f"{method} {route.shown}")
+    return {str(status): _reply(route, text, kinds.split(), example, whole) for status, text, kinds, example in told}
 
 
 def _usual_kind(route: Route, method: str) -> str:
@@ -152,11 +154,11 @@ def _usual_kind(route: Route, method: str) -> str:
     return EVENTS if issubclass(route.handler, EventsHandler) else JSON
 
 
-def _reply(route: Route, text: str, kinds: list[str], example: Any) -> dict[str, Any]:
+def _reply(route: Route, text: str, kinds: list[str], example: Any, whole: type[Schema] | None) -> dict[str, Any]:
     reply: dict[str, Any] = {"description": text, "headers": {"X-Request-ID": {"schema": {"type": "string"}}}}
     content: dict[str, Any] = {kind: {"schema": {"type": "string"}} for kind in kinds}
     if JSON in content:
-        content[JSON] = {"schema": _reply_schema(route.reply_schema, example)}
+        content[JSON] = {"schema": whole or _reply_schema(route.reply_schema, example)}
         if example is not None:
             content[JSON]["example"] = example
     return {**reply, "content": content}

@@ -1,4 +1,4 @@
-"""What may come in about people: keys, claim codes, rosters, usage. The rules are those of schemas.py.
+"""What may come in about people: keys, claim codes, rosters, usage, their requests. The rules are those of schemas.py.
 
 Times come in as ISO 8601 and are kept in UTC; a date alone means its last moment, since "until the 30th" includes it.
 """
@@ -16,8 +16,9 @@ from multiverse.classroom.moods import Mood
 from multiverse.clock import iso_from_unix
 from multiverse.errors import InvalidRequest
 from multiverse.people.keys import ROLES, STUDENT
+from multiverse.people.usage import OUTCOMES
 from multiverse.storage.usage_table import GROUPS
-from multiverse.web.schemas import Email, Line, ModelNames, PositiveInteger, load
+from multiverse.web.schemas import Email, Line, ModelNames, PositiveInteger, QueryInteger, load
 from multiverse.web.strict_fields import StrictBoolean
 
 MOST_USES, MOST_ROSTER_ROWS, HEAVIEST = 10_000, 2000, 100
@@ -28,14 +29,18 @@ CLAIMED_ROLES = validate.OneOf([role for role in ROLES if role != "admin"])
 
 
 class Moment(fields.Field[str]):
-    """A point in time; out comes UTC as everywhere else."""
+    """A point in time; out comes UTC as everywhere else. A day is its last moment, or with `from_start` its first."""
+
+    def __init__(self, *, from_start: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._of_day = time.min if from_start else time.max
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         needs = "must be a date or a time with its zone, such as 2027-06-30 or 2027-06-30T18:00:00Z"
         try:
             text = value.strip()
             moment = (
-                datetime.combine(date.fromisoformat(text), time.max, UTC)
+                datetime.combine(date.fromisoformat(text), self._of_day, UTC)
                 if len(text) == 10
                 else datetime.fromisoformat(text)
             )
@@ -157,6 +162,24 @@ class UsageQuerySchema(OwnUsageQuerySchema):
 
     key_id = fields.String()
     registration_id = fields.String()
+
+
+STORY_ORDERS = [sign + name for name in ("started_at", "total_ms", "first_token_ms", "queue_ms") for sign in ("", "-")]
+
+
+class StoriesQuerySchema(Schema):
+    """The query of `GET /v1/requests`."""
+
+    class Meta:
+        unknown = RAISE
+
+    key_name = fields.String()
+    model = fields.String()
+    outcome = fields.String(validate=validate.OneOf(OUTCOMES))
+    since = Moment(from_start=True)
+    until = Moment()
+    sort = fields.String(validate=validate.OneOf(STORY_ORDERS))
+    limit = QueryInteger(validate=validate.Range(min=1, max=1000))
 
 
 class PersonSchema(Schema):

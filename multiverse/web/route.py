@@ -13,6 +13,7 @@ Access = Literal["anyone", "client", "owner", "admin"]
 
 STATIC_NAME = r"([A-Za-z0-9_-]+(?:[./][A-Za-z0-9_-]+)*)"
 REGISTRATION_ID = KEY_ID = CODE_ID = "([^/]+)"
+REQUEST_ID = "([A-Za-z0-9._+/=-]{1,200})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

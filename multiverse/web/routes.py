@@ -18,7 +18,8 @@ from multiverse.web.handlers import (
     system,
 )
 from multiverse.web.people_routes import PEOPLE_ROUTES
-from multiverse.web.route import REGISTRATION_ID, STATIC_NAME, Route
+from multiverse.web.people_schemas import StoriesQuerySchema
+from multiverse.web.route import REGISTRATION_ID, REQUEST_ID, STATIC_NAME, Route
 from multiverse.web.schemas import (
     CallSchema,
     LogQuerySchema,
@@ -34,7 +35,7 @@ from multiverse.web.schemas import (
 
 
 def _page(path: str, handler: type[pages.PageHandler], summary: str) -> Route:
-    pattern = path.replace("{registration_id}", REGISTRATION_ID)
+    pattern = path.replace("{registration_id}", REGISTRATION_ID).replace("{id}", REQUEST_ID)
     return Route(shown=path, pattern=pattern, handler=handler, access="anyone", methods={"GET": summary})
 
 
@@ -65,6 +66,8 @@ ROUTES: tuple[Route, ...] = (
     _page("/usage", pages.UsagePage, "Requests and tokens by day, model, key and server; one's own, or the admin's."),
     _page("/thanks", pages.ThanksPage, "Who has lent how much."),
     _page("/keys", pages.KeysPage, "Keys and claim codes: made, changed, revoked, imported."),
+    _page("/requests", pages.RequestsPage, "The latest requests, and where their time went."),
+    _page("/requests/{id}", pages.StoryPage, "What happened to one request."),
     _page("/logs", pages.LogsPage, "The latest log records."),
     _page("/settings", pages.SettingsPage, "The settings the gateway runs with."),
     _page("/sign-in", pages.SignInPage, "Where a key is given for a session."),
@@ -289,8 +292,16 @@ ROUTES: tuple[Route, ...] = (
         methods={"GET": "One model; slashes in its id may be raw or %2F."},
     ),
     Route(
+        shown="/v1/requests",
+        pattern="/v1/requests",
+        handler=diagnosis.StoriesHandler,
+        access="client",
+        methods={"GET": "The latest requests, where their time went: one's own, or the admin's to read."},
+        query_schema=StoriesQuerySchema,
+    ),
+    Route(
         shown="/v1/requests/{id}",
-        pattern="/v1/requests/([A-Za-z0-9._+/=-]{1,200})",
+        pattern=f"/v1/requests/{REQUEST_ID}",
         handler=diagnosis.StoryHandler,
         access="client",
         methods={"GET": "What happened to a request, in order; one's own, or the admin's to read."},

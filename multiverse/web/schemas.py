@@ -24,6 +24,7 @@ __all__ = [
     "LookSchema",
     "PositiveInteger",
     "ProbesQuerySchema",
+    "QueryInteger",
     "RegisterSchema",
     "Schema",
     "ServerQuerySchema",

@@ -141,6 +141,18 @@ class KeysPage(PageHandler):
     template, title, audience = "keys", "Keys", "admin"
 
 
+class RequestsPage(PageHandler):
+    """`GET /requests`."""
+
+    template, title = "requests", "Requests"
+
+
+class StoryPage(PageHandler):
+    """`GET /requests/{id}`; whether there is such a request, and whose, is the JSON API's to judge."""
+
+    template, title = "story", "Request"
+
+
 class LogsPage(PageHandler):
     """`GET /logs`."""
 

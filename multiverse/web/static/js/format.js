@@ -3,6 +3,7 @@
 const NUMBER = new Intl.NumberFormat("en");
 const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const EXACT = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
+const TIME = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 
 const DAY = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeZone: "UTC" });
 
@@ -83,6 +84,12 @@ export function short(value) {
 
 export function exactTime(iso) {
   return EXACT.format(new Date(iso));
+}
+
+/** The time of day, for moments of today. */
+export function shortTime(iso) {
+  const moment = new Date(iso);
+  return moment.toDateString() === new Date().toDateString() ? TIME.format(moment) : EXACT.format(moment);
 }
 
 /** Shows a moment in `element`, a <time>, and lets it grow older. */

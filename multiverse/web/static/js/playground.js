@@ -6,6 +6,7 @@ import { build, find, setHidden, setText } from "./dom.js";
 import { count, milliseconds, NOTHING } from "./format.js";
 import { startFrame } from "./frame.js";
 import { live } from "./live.js";
+import { storyPath, withStoryLink } from "./stories.js";
 import { snippetTabs } from "./tabs.js";
 import { toastError } from "./toasts.js";
 
@@ -92,8 +93,8 @@ function restore() {
   }
 }
 
-function remark(element, text) {
-  element.append(build("small", { class: "remark" }, text));
+function remark(element, ...parts) {
+  element.append(build("small", { class: "remark" }, ...parts));
 }
 
 // -- what was measured
@@ -111,7 +112,7 @@ function showNumbers(measured, state) {
     Time: milliseconds(measured.totalMs ?? (aborter === null ? null : performance.now() - measured.started)),
     "Tokens in / out": usage ? `${count(usage.prompt_tokens)} / ${count(usage.completion_tokens)}` : measured.chunks ? `– / ${count(measured.chunks)} pieces` : NOTHING,
     "Ended because": measured.finishReason ?? NOTHING,
-    "Request id": measured.requestId ? build("code", {}, measured.requestId) : NOTHING,
+    "Request id": measured.requestId ? build("a", { href: storyPath(measured.requestId) }, build("code", {}, measured.requestId)) : NOTHING,
   };
   find("#numbers").replaceChildren(...Object.entries(shown).flatMap(([name, value]) => [build("dt", {}, name), build("dd", { dataset: { name } }, value)]));
 }
@@ -154,7 +155,7 @@ async function answer() {
       remark(element, "Stopped. The server was told at once.");
     } else {
       element.dataset.state = "failed";
-      remark(element, `${error.message}${error.requestId ? ` (request ${error.requestId})` : ""}`);
+      remark(element, ...withStoryLink(error.message, error.requestId));
     }
   } finally {
     clearInterval(timer);
