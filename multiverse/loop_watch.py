@@ -11,9 +11,11 @@ import asyncio
 import os
 
 from multiverse.clock import Clock
+from multiverse.histogram import Histogram
 from multiverse.ticking import SteadyCallback
 
 TICK_SECONDS = 0.05
+LAG_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # Of the thread that opens it: nanoseconds on a CPU, nanoseconds of waiting for one, turns (Linux, sched-stats.rst).
 SCHEDULER_FILE = "/proc/thread-self/schedstat"
 
@@ -27,6 +29,7 @@ class LoopWatch:
         self._ticker = SteadyCallback(self._tick, TICK_SECONDS * 1000)
         self._scheduler_file: int | None = None
         self._waited_seconds = 0.0
+        self.lags = Histogram(LAG_BOUNDS)
         self._lag_seconds = self._longest_seconds = self._longest_own_seconds = 0.0
 
     def start(self) -> None:
@@ -61,6 +64,7 @@ class LoopWatch:
         waited_before, self._waited_seconds = self._waited_seconds, self._waited_for_cpu()
         own_seconds = lag_seconds - (self._waited_seconds - waited_before)
         self._lag_seconds = lag_seconds
+        self.lags.note(lag_seconds)
         self._longest_seconds = max(self._longest_seconds, lag_seconds)
         self._longest_own_seconds = max(self._longest_own_seconds, own_seconds)
 

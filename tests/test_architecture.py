@@ -22,7 +22,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
 # Lowest first. A module may import from its own room and from lower layers; rooms of one layer do not know each other.
 LAYERS = (
-    "cancelling clock errors redaction settings ticking",
+    "cancelling clock errors histogram redaction settings ticking",
     "config log_copies log_lines log_memory loop_watch",
     "logs",
     "storage transport",

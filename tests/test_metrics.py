@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from multiverse.proxy.request_numbers import MOST_MODELS, OTHER, UNKNOWN_MODEL, Histogram, RequestNumbers
+from multiverse.histogram import Histogram
+from multiverse.proxy.request_numbers import MOST_MODELS, OTHER, UNKNOWN_MODEL, RequestNumbers
 from tests.bench import build_record
 from tests.conftest import StartGateway, StartPeer
 from tests.operations import Reset
+from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, GatewayProcess
+from tests.waiting import eventually
 from tests.wire import chat_body
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -56,6 +59,26 @@ def test_requests_are_counted_at_their_end(start_gateway: StartGateway, start_pe
     shown = {dict(labels).get("registration_id") for name, labels in found if name == "multiverse_server_healthy"}
     assert set(registered) <= shown
     assert found[("multiverse_requests_in_flight", ())] == 0
+
+
+def test_verdicts_batches_and_ticks_are_counted(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    registration_id = gateway.register(peer, model, max_concurrency=3)
+    labels = {"registration_id": registration_id, "gen_ai_request_model": model}
+    peer.refuse()
+    for _probe in range(3):
+        gateway.admin("POST", f"/admin/servers/{registration_id}/probe")
+    peer.listen()
+    gateway.admin("POST", f"/admin/servers/{registration_id}/probe")
+    before = samples(gateway)
+    for verdict, count in (("unhealthy", 1), ("healthy", 2)):  # It was healthy from its registration on.
+        key = tuple(sorted({**labels, "verdict": verdict}.items()))
+        assert before[("multiverse_server_verdict_changes_total", key)] == count, verdict
+    assert before[("multiverse_server_slots", tuple(sorted(labels.items())))] == 3
+    for name in ("multiverse_store_batch_seconds", "multiverse_event_loop_tick_lag_seconds"):
+        whole = (f"{name}_bucket", (("le", "+Inf"),))
+        assert before[whole] == before[(f"{name}_count", ())]
+        eventually(lambda name=name, whole=whole: samples(gateway)[whole] > before[whole], f"{name} goes on counting")
+        assert samples(gateway)[(f"{name}_sum", ())] > 0
 
 
 def test_a_token_can_be_asked_for(start_gateway: StartGateway) -> None:

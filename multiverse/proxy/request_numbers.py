@@ -6,10 +6,10 @@ are fixed.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 
+from multiverse.histogram import Histogram
 from multiverse.people.usage import UsageRecord
 from multiverse.proxy.stories import Story
 
@@ -20,31 +20,6 @@ ROUTES = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings",
 # Of OpenTelemetry's GenAI conventions, for durations of requests, in seconds; and finer ones for what is ours.
 REQUEST_BOUNDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84)
 OWN_BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
-
-
-class Histogram:
-    """How many values lie at or below each bound, and their sum."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def note(self, value: float) -> None:
-        """One more value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        """Bounds as Prometheus writes them, each with the number of values at or below it; the last is `+Inf`."""
-        pairs: list[tuple[str, float]] = []
-        below = 0
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
-            below += count
-            pairs.append((bound, below))
-        return pairs
 
 
 class RequestNumbers:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -60,6 +62,7 @@ class HealthChecker:
         self.probes_total = 0
         self.probes_failed = 0
         self.verdict_changes = 0
+        self._changes: WeakKeyDictionary[Server, Counter[str]] = WeakKeyDictionary()
         tick_seconds = interval_seconds / TICKS_PER_INTERVAL
         tick_seconds = min(max(tick_seconds, SHORTEST_TICK_SECONDS), LONGEST_TICK_SECONDS)
         self._ticker = SteadyCallback(self.sweep, tick_seconds * 1000)
@@ -188,6 +191,10 @@ class HealthChecker:
             self._announce(server, result)
         self._registry.changed(server)
 
+    def changes_of(self, server: Server) -> Mapping[str, int]:
+        """How often the verdict of `server` has become which, since the gateway started."""
+        return self._changes.get(server, {})
+
     def _announce(self, server: Server, result: ProbeResult) -> None:
         self.verdict_changes += 1
         fields: dict[str, Any] = {
@@ -196,6 +203,7 @@ class HealthChecker:
             "verdict": server.availability if server.loading or server.model_missing else server.health_status,
             "reason": result.reason or (server.reason if server.model_missing else "the probe was good"),
         }
+        self._changes.setdefault(server, Counter())[str(fields["verdict"])] += 1
         level = logging.INFO if server.offers_model or server.loading else logging.WARNING
         LOG.log(level, "server verdict changed", extra={"fields": fields})
         self._store.queue_server_state(server.registration_id, state_row(server))

@@ -18,6 +18,7 @@ from sqlite_utils import Database
 
 from multiverse.clock import Clock
 from multiverse.errors import StoreFailed
+from multiverse.histogram import Histogram
 from multiverse.storage import statements
 from multiverse.storage.backlog import Backlog
 from multiverse.storage.database import what_is_wrong
@@ -74,6 +75,11 @@ class Store:
     def dropped(self) -> int:
         """Rows lost since the start: too many waited, or the database could not hold them."""
         return self._backlog.dropped
+
+    @property
+    def batch_seconds(self) -> Histogram:
+        """How long batches took to write, those that failed included."""
+        return self._writer.batch_seconds
 
     async def open(self) -> None:
         """Creates or migrates the database. Raises `StoreFailed`: one sentence for the admin, naming DATABASE_URL."""

@@ -18,6 +18,7 @@ from sqlite_utils import Database
 from sqlite_utils.db import Table
 
 from multiverse.clock import Clock
+from multiverse.histogram import Histogram
 from multiverse.storage import statements
 from multiverse.storage.backlog import Backlog, Batch, Row
 from multiverse.storage.database import close_database, open_database, rewrite_header, transaction, what_is_wrong
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 # The regular batch is tried again a second later, so it does not hold up a registration by waiting for a lock.
 BATCH_WAIT_SECONDS: Final = 0.25
 BATCH_ROWS: Final = 10_000
+BATCH_BOUNDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 DROPPED_LOG_INTERVAL_SECONDS: Final = 60.0
 Answer = TypeVar("Answer")
 # Errors that lie in the rows: they would fail for ever, and hold up all that come after them.
@@ -41,6 +43,7 @@ class Writer:
         self._path = path
         self._backlog = backlog
         self._clock = clock
+        self.batch_seconds = Histogram(BATCH_BOUNDS)
         self._opened: Database | None = None
         self._opened_file: tuple[int, int] | None = None
         self._trouble: str | None = None
@@ -75,6 +78,7 @@ class Writer:
         """Everything that waits is on disk when this returns."""
         database = self._database
         while batch := self._backlog.take(BATCH_ROWS, mark):
+            started = self._clock.monotonic()
             try:
                 with transaction(database, wait_seconds):
                     statements.write_batch(database.conn, batch)
@@ -87,6 +91,8 @@ class Writer:
             else:
                 self._backlog.written()
                 self._note_recovery()
+            finally:
+                self.batch_seconds.note(self._clock.monotonic() - started)
 
     def try_to_write_backlog(self, mark: int, wait_seconds: float = BATCH_WAIT_SECONDS) -> None:
         """As `write_backlog`; what the database refuses stays in the backlog, and `trouble` says why."""

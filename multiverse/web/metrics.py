@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from multiverse import __version__
-from multiverse.proxy.request_numbers import Histogram
+from multiverse.histogram import Histogram
 
 if TYPE_CHECKING:
     from multiverse.gateway import Gateway
@@ -87,12 +87,23 @@ class GatewayCollector(Collector):
         for server in self._gateway.registry.servers:
             labels = (server.registration_id, server.registration.model_name)
             in_flight.add_metric(labels, server.in_flight)
-            if server.registration.max_concurrency is not None:
-                slots.add_metric(labels, server.registration.max_concurrency)
+            if server.slots is not None:
+                slots.add_metric(labels, server.slots)
             healthy.add_metric(labels, server.health_status == "healthy")
             available.add_metric(labels, server.available)
         yield from (in_flight, slots, healthy, available)
+        yield from self._about_probes()
+
+    def _about_probes(self) -> Iterator[Metric]:
         health = self._gateway.health
+        changes = CounterMetricFamily(
+            "multiverse_server_verdict_changes", "Changes to each verdict.", labels=(*SERVER_LABELS, "verdict")
+        )
+        for server in self._gateway.registry.servers:
+            labels = (server.registration_id, server.registration.model_name)
+            for verdict, count in health.changes_of(server).items():
+                changes.add_metric((*labels, verdict), count)
+        yield changes
         yield CounterMetricFamily("multiverse_probes", "Probes of servers.", health.probes_total)
         yield CounterMetricFamily("multiverse_probe_failures", "Probes that failed.", health.probes_failed)
         yield CounterMetricFamily("multiverse_verdict_changes", "Changes of verdicts.", health.verdict_changes)
@@ -107,6 +118,10 @@ class GatewayCollector(Collector):
         lag = gateway.loop_watch.numbers()
         yield GaugeMetricFamily("multiverse_event_loop_lag_seconds", "How late it runs.", lag["lag_ms_now"] / 1000)
         yield GaugeMetricFamily("multiverse_event_loop_lag_max_seconds", "At worst.", lag["lag_ms_max"] / 1000)
+        yield _plain_histogram("multiverse_event_loop_tick_lag_seconds", "How late ticks ran.", gateway.loop_watch.lags)
+        yield _plain_histogram(
+            "multiverse_store_batch_seconds", "Writing a batch.", gateway.store.batch_seconds
+        )
         yield GaugeMetricFamily("multiverse_store_queued_rows", "Rows not on disk yet.", gateway.store.queued)
         yield CounterMetricFamily("multiverse_store_dropped_rows", "Rows lost.", gateway.store.dropped)
         connections = len(gateway.transport.connections)
