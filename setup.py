@@ -36,9 +36,16 @@ DEMO = [
     "openai>=3.54,<4",
 ]
 
+# Spans for a collector; without it the gateway runs all the same.
+OTEL = [
+    "opentelemetry-sdk>=1.45,<2",
+    "opentelemetry-exporter-otlp-proto-http>=1.45,<2",
+]
+
 # Checkers are held to one minor version: what they accept changes from one to the next.
 DEV = [
     *DEMO,
+    *OTEL,
     "pytest>=9.2,<10",  # pytest-tornasync 0.6 uses what pytest 10 takes away
     "pytest-tornasync>=0.6.0.post2,<0.7",
     "pytest-xdist>=3.8,<4",
@@ -72,6 +79,6 @@ setup(
     packages=find_packages(include=["multiverse", "multiverse.*"]),
     package_data={"multiverse.web": ["templates/**", "static/**", "api_docs/**"]},
     install_requires=RUNTIME,
-    extras_require={"demo": DEMO, "dev": DEV},
+    extras_require={"demo": DEMO, "otel": OTEL, "dev": DEV},
     entry_points={"console_scripts": ["multiverse = multiverse.cli:main"]},
 )

@@ -91,6 +91,10 @@ class Config:
     smtp_username: str | None
     smtp_password: str | None = field(repr=False)
     smtp_from: str | None
+    otel_exporter_otlp_endpoint: str | None
+    otel_exporter_otlp_headers: tuple[tuple[str, str], ...] = field(repr=False)
+    otel_service_name: str
+    otel_sdk_disabled: bool
     drain_seconds: float
     classroom_servers: int
     reload: bool

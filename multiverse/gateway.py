@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from multiverse.classroom.classroom import Classroom
 from multiverse.clock import Clock, iso_from_unix
@@ -34,6 +35,7 @@ from multiverse.proxy.forward import Proxy
 from multiverse.proxy.queue import Queue
 from multiverse.proxy.request_numbers import RequestNumbers
 from multiverse.proxy.stories import Stories
+from multiverse.proxy.traces import continue_trace
 from multiverse.servers.aliases import Aliases
 from multiverse.servers.health import HealthChecker
 from multiverse.servers.probe import Prober
@@ -50,6 +52,9 @@ from multiverse.ticking import SteadyCallback
 from multiverse.transport.addresses import AddressPolicy
 from multiverse.transport.dialling import Dialler
 from multiverse.transport.http import StreamingHTTPClient
+
+if TYPE_CHECKING:
+    from multiverse.proxy.spans import SpanExport
 
 LOG = logging.getLogger(__name__)
 
@@ -90,7 +95,9 @@ class Gateway:
         self.keyring = KeyRing(keys=self.keys, table=KeyTable(self.store), clock=self.clock)
         self.aliases = Aliases(table=AliasTable(self.store), clock=self.clock)
         self.registry = Registry(least_busy=config.load_balancing == "least_busy")
-        self.stories = Stories(clock=self.clock)
+        self.spans = _open_spans(config)
+        begin_trace = continue_trace if self.spans is None else self.spans.begin
+        self.stories = Stories(clock=self.clock, begin_trace=begin_trace, traces_all=self.spans is not None)
         self.numbers = RequestNumbers(is_registered=self.registry.knows)
         self.usage = Usage(store=self.store, on_end=self._on_request_end)
         self.usage_table = UsageTable(self.store)
@@ -101,7 +108,10 @@ class Gateway:
         self._on_secret = on_secret or (lambda secret: None)
 
     def _on_request_end(self, record: UsageRecord) -> None:
-        self.numbers.note(record, self.stories.end(record))
+        story = self.stories.end(record)
+        self.numbers.note(record, story)
+        if self.spans is not None and story is not None:
+            self.spans.export_soon(story, record)
 
     @property
     def via(self) -> str:
@@ -266,6 +276,27 @@ class Gateway:
         for server in self.registry.servers:
             self.store.queue_server_state(server.registration_id, state_row(server))
         await self.store.close()
+        if self.spans is not None:
+            await self.spans.close()
+
+
+def _open_spans(config: Config) -> SpanExport | None:
+    """Where spans go, if they are wanted; without the package that sends them the gateway runs all the same."""
+    if config.otel_sdk_disabled or config.otel_exporter_otlp_endpoint is None:
+        return None
+    try:
+        from multiverse.proxy.spans import SpanExport
+    except ImportError as error:
+        LOG.warning(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, but no spans are sent: install 'multiverse-gateway[otel]'",
+            extra={"fields": {"reason": str(error)}},
+        )
+        return None
+    return SpanExport(
+        endpoint=config.otel_exporter_otlp_endpoint,
+        headers=dict(config.otel_exporter_otlp_headers),
+        service_name=config.otel_service_name,
+    )
 
 
 def _limits_by_role(config: Config) -> dict[str, Limit]:

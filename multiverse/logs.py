@@ -45,7 +45,8 @@ def open_logs(config: Config, *, queue_limit: int = QUEUE_LIMIT) -> Logs:
     LOG_DIR when the log file cannot be opened; nothing has been changed then.
     """
     outgoing = (config.metrics_token, config.notify_webhook_url, config.smtp_password)
-    redactor = Redactor([config.admin_api_key, *config.client_api_keys, *(secret or "" for secret in outgoing)])
+    others = [*(secret or "" for secret in outgoing), *(value for _name, value in config.otel_exporter_otlp_headers)]
+    redactor = Redactor([config.admin_api_key, *config.client_api_keys, *others])
     failures = _Failures()
     outputs = _open_outputs(config, failures)
     formatter = JSONLines(redactor) if config.log_format == "json" else TextLines(redactor)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 ADMIN_API_KEY_MIN_LENGTH = 16
 CLIENT_API_KEY_MIN_LENGTH = 8
@@ -152,6 +153,21 @@ def _metrics_token(text: str) -> str | None:
     if not _is_header_safe(text):
         raise ValueError("must be printable ASCII characters only (it travels in a header)")
     return text or None
+
+
+def _collector(text: str) -> str | None:
+    if not re.fullmatch(r"(?:https?://[^\s/@?#]+(?:/[^\s?#]*)?)?", text, re.ASCII):
+        raise ValueError("must be an address such as http://localhost:4318, without user name, query or fragment")
+    return text or None
+
+
+def _collector_headers(text: str) -> tuple[tuple[str, str], ...]:
+    """`name=value` with commas between, percent-encoded (OpenTelemetry's specification of OTLP exporters)."""
+    pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
+    headers = tuple((name.strip().lower(), unquote(value.strip())) for name, _equals, value in pairs)
+    if not all(re.fullmatch(r"[a-z0-9_-]+", name) and value and _is_header_safe(value) for name, value in headers):
+        raise ValueError("must be name=value, with commas between several, in printable ASCII characters")
+    return headers
 
 
 def _servers_file(text: str) -> str | None:
@@ -312,6 +328,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("SMTP_USERNAME", "", "who signs in there; empty = nobody", _optional(r"[!-~ ]+", "must be ASCII text")),
     Setting("SMTP_PASSWORD", "", "the password for it", _optional(r"[!-~ ]+", "must be printable ASCII characters")),
     Setting("SMTP_FROM", "", "the sender's e-mail address; needed with SMTP_HOST", _mail_address),
+    Setting("OTEL_EXPORTER_OTLP_ENDPOINT", "", "collector that spans are sent to; empty = none", _collector),
+    Setting("OTEL_EXPORTER_OTLP_HEADERS", "", "headers it asks for, as name=value,…", _collector_headers),
+    Setting(
+        "OTEL_SERVICE_NAME", "multiverse", "what this gateway is called there", _matching(r"[!-~]+", "must be a name")
+    ),
+    Setting("OTEL_SDK_DISABLED", "false", "send no spans, whatever else is set", _flag),
     Setting("DRAIN_SECONDS", "25", "time streams have to finish at shutdown", _duration(zero="do not wait")),
     Setting("CLASSROOM_SERVERS", "0", "pretend servers for a class to play with; 0 = none", _whole(0, 24)),
     Setting("RELOAD", "false", "restart when the code changes, for development", _flag),

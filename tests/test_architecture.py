@@ -56,6 +56,7 @@ HOMES = {
     "marshmallow": "web.people_schemas web.reply_schemas web.schemas web.strict_fields web.terms_schema",
     "apispec": "web.openapi",
     "prometheus_client": "web.metrics",
+    "opentelemetry": "proxy.spans",
     "sqlite_utils": "storage",
     "sqlite3": "storage",
     "environs": "config",

@@ -73,6 +73,10 @@ DEFAULTS = {
     "smtp_username": None,
     "smtp_password": None,
     "smtp_from": None,
+    "otel_exporter_otlp_endpoint": None,
+    "otel_exporter_otlp_headers": (),
+    "otel_service_name": "multiverse",
+    "otel_sdk_disabled": False,
     "drain_seconds": 25.0,
     "classroom_servers": 0,
     "reload": False,
@@ -152,7 +156,7 @@ def test_defaults_are_the_contracts() -> None:
 
 def test_settings_and_config_name_the_same_things_in_the_same_order() -> None:
     assert [setting.field_name for setting in SETTINGS] == [entry.name for entry in dataclasses.fields(Config)]
-    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 65
+    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 69
     assert [setting.variable for setting in SETTINGS if setting.default is None] == ["ADMIN_API_KEY"]
     assert all(setting.meaning and "\n" not in setting.meaning for setting in SETTINGS)
 
@@ -261,6 +265,10 @@ def test_choices_in_any_case(variable: str, text: str, value: str) -> None:
         ("SMTP_HOST", "mail.class.example", "SMTP_FROM must be set where SMTP_HOST is"),
         ("SMTP_FROM", "one@class.example,two@class.example", "SMTP_FROM must be one e-mail address"),
         ("SMTP_USERNAME", "gateway", "SMTP_PASSWORD must be set"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "localhost:4318", "OTEL_EXPORTER_OTLP_ENDPOINT must be an address"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@host", "OTEL_EXPORTER_OTLP_ENDPOINT must be an address"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "secret", "OTEL_EXPORTER_OTLP_HEADERS must be name=value"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=secret%0Ab", "OTEL_EXPORTER_OTLP_HEADERS must be name=value"),
         ("CORS_ALLOW_ORIGINS", "class.example", "CORS_ALLOW_ORIGINS must be *"),
         ("CORS_ALLOW_ORIGINS", "https://class.example/path", "CORS_ALLOW_ORIGINS must be *"),
         ("CORS_ALLOW_ORIGINS", "https://*.example", "CORS_ALLOW_ORIGINS must be *"),
@@ -304,6 +312,8 @@ def test_database_addresses(url: str, path: str) -> None:
         ("CORS_ALLOW_ORIGINS", "none", ()),
         ("CORS_ALLOW_ORIGINS", "https://A.example/, http://[::1]:3000", ("https://a.example", "http://[::1]:3000")),
         ("METRICS_TOKEN", " token with spaces ", "token with spaces"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://otel.example/base", "https://otel.example/base"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "X-Key=a%20b,,other = c=d ", (("x-key", "a b"), ("other", "c=d"))),
         ("HOST", "::", "::"),
         ("HOST", "localhost", "localhost"),
     ],

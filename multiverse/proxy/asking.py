@@ -62,17 +62,21 @@ def server_request(call: Call, server: Server, relay: Relay, body: bytes, settin
     if asked_for != call.model_name:
         body = replace_model(body, asked_for)
     accept = "text/event-stream" if call.stream else "application/json"
+    headers = request_headers(
+        registration,
+        via=call.via,
+        request_id=call.request_id,
+        accept="*/*" if call.route.startswith("/v1/audio/") else accept,
+        content_type="application/json",
+    )
+    story = call.story
+    if story.trace is not None:
+        headers.append(("traceparent", story.trace.header(story.steps[-1].span_id)))
     return ServerRequest(
         registration.endpoint,
         registration.endpoint.path + call.route,
         method="POST",
-        header_items=request_headers(
-            registration,
-            via=call.via,
-            request_id=call.request_id,
-            accept="*/*" if call.route.startswith("/v1/audio/") else accept,
-            content_type="application/json",
-        ),
+        header_items=headers,
         body=body,
         response_callback=relay.on_head,
         streaming_callback=relay.on_data,

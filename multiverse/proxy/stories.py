@@ -7,10 +7,12 @@ A request costs a few short records here and nothing per event of its stream; wo
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from multiverse.clock import Clock
 from multiverse.people.usage import UsageRecord
+from multiverse.proxy.traces import Trace, continue_trace, new_span_id
 
 LATEST = 2_000
 FAILED = 5_000
@@ -26,6 +28,7 @@ class Step:
     failed_seconds: float | None = None
     code: str | None = None
     reason: str | None = None
+    span_id: str = ""
 
 
 @dataclass(slots=True)
@@ -37,10 +40,13 @@ class Story:
     record: UsageRecord | None = None
     ended_seconds: float | None = None
     told_code: str | None = None  # the error that its client was told
+    trace: Trace | None = None
 
     def tried(self, now_seconds: float, registration_id: str) -> None:
         """The request goes to this server."""
         self.steps.append(Step(now_seconds, registration_id))
+        if self.trace is not None:
+            self.steps[-1].span_id = new_span_id()
 
     def failed(self, now_seconds: float, code: str, reason: str) -> None:
         """The server that was tried last did not answer well."""
@@ -83,10 +89,21 @@ class StoryQuery:
 
 
 class Stories:
-    """Stories by request id. Of two requests with one id, which only a client can choose, the later one is kept."""
+    """Stories by request id. Of two requests with one id, which only a client can choose, the later one is kept.
 
-    def __init__(self, *, clock: Clock) -> None:
+    `begin_trace` says which trace a `traceparent` stands for; with `traces_all` it is asked for every request.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        begin_trace: Callable[[str | None], Trace | None] = continue_trace,
+        traces_all: bool = False,
+    ) -> None:
         self._clock = clock
+        self._begin_trace = begin_trace
+        self._traces_all = traces_all
         self._under_way: dict[str, Story] = {}
         self._latest: OrderedDict[str, Story] = OrderedDict()
         self._failed: OrderedDict[str, Story] = OrderedDict()
@@ -96,9 +113,11 @@ class Stories:
         """How many stories have begun and not ended."""
         return len(self._under_way)
 
-    def begin(self, request_id: str) -> Story:
-        """The story of a request that begins; `end` must follow."""
+    def begin(self, request_id: str, traceparent: str | None = None) -> Story:
+        """The story of a request that begins; `end` must follow. `traceparent` is what its client sent."""
         story = self._under_way[request_id] = Story(self._clock.monotonic())
+        if self._traces_all or traceparent is not None:
+            story.trace = self._begin_trace(traceparent)
         return story
 
     def end(self, record: UsageRecord) -> Story | None:

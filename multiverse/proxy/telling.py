@@ -57,6 +57,7 @@ def story_facts(story: Story, record: UsageRecord) -> dict[str, Any]:
         "prompt_tokens": record.prompt_tokens,
         "completion_tokens": record.completion_tokens,
         "tokens_estimated": record.tokens_estimated,
+        "trace_id": None if story.trace is None else story.trace.trace_id,
         "overhead_ms": None if story.overhead_ms is None else round(story.overhead_ms, 1),
         "time": time_spent(story, record),
         "summary": summary(story, record),

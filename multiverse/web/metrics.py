@@ -119,9 +119,7 @@ class GatewayCollector(Collector):
         yield GaugeMetricFamily("multiverse_event_loop_lag_seconds", "How late it runs.", lag["lag_ms_now"] / 1000)
         yield GaugeMetricFamily("multiverse_event_loop_lag_max_seconds", "At worst.", lag["lag_ms_max"] / 1000)
         yield _plain_histogram("multiverse_event_loop_tick_lag_seconds", "How late ticks ran.", gateway.loop_watch.lags)
-        yield _plain_histogram(
-            "multiverse_store_batch_seconds", "Writing a batch.", gateway.store.batch_seconds
-        )
+        yield _plain_histogram("multiverse_store_batch_seconds", "Writing a batch.", gateway.store.batch_seconds)
         yield GaugeMetricFamily("multiverse_store_queued_rows", "Rows not on disk yet.", gateway.store.queued)
         yield CounterMetricFamily("multiverse_store_dropped_rows", "Rows lost.", gateway.store.dropped)
         connections = len(gateway.transport.connections)

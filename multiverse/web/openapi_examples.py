@@ -154,6 +154,7 @@ STORY: Mapping[str, Any] = MappingProxyType(
         "prompt_tokens": 12,
         "completion_tokens": 80,
         "tokens_estimated": False,
+        "trace_id": None,
         "overhead_ms": 0.3,
         "time": {"gateway_ms": 0.4, "queue_ms": 0.0, "failed_ms": 1.6, "server_ms": 180.4, "answer_ms": 2731.6},
         "summary": "Answered in 2.9 s. Most of it, 2.7 s, went to the answer itself: 80 tokens, 29.3 a second.",

@@ -59,6 +59,7 @@ class StoryFactsSchema(ReplySchema):
     prompt_tokens = fields.Integer(allow_none=True)
     completion_tokens = fields.Integer(allow_none=True)
     tokens_estimated = fields.Boolean()
+    trace_id = fields.String(allow_none=True)
     overhead_ms = fields.Float(allow_none=True)
     time = fields.Nested(TimeSpentSchema)
     summary = fields.String()

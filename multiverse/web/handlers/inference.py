@@ -182,7 +182,7 @@ class ForwardHandler(GatewayHandler):
             client_address=self.client_address,
             via=f"{inbound_via}, {gateway.via}" if VIA_OF_GATEWAYS.fullmatch(inbound_via) else gateway.via,
             started_seconds=gateway.clock.monotonic(),
-            story=gateway.stories.begin(self.request_id),
+            story=gateway.stories.begin(self.request_id, self.request.headers.get("Traceparent")),
         )
         reply = HandlerReply(self, write_timeout_seconds=gateway.config.client_write_timeout_seconds)
         self._forwarding = gateway.proxy.begin(call, reply)

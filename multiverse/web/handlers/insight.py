@@ -26,7 +26,10 @@ DAY_SECONDS = 86_400
 DEFAULT_RECORDS = 200
 # Fields of Config whose value is nobody's business, not even an admin's in a browser.
 SECRET_VARIABLES = frozenset(
-    {"ADMIN_API_KEY", "CLIENT_API_KEYS", "METRICS_TOKEN", "NOTIFY_WEBHOOK_URL", "SMTP_PASSWORD"}
+    {
+        *("ADMIN_API_KEY", "CLIENT_API_KEYS", "METRICS_TOKEN", "NOTIFY_WEBHOOK_URL", "SMTP_PASSWORD"),
+        "OTEL_EXPORTER_OTLP_HEADERS",
+    }
 )
 
 
