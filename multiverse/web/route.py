@@ -29,5 +29,4 @@ class Route:
     methods: dict[str, str]
     request_schema: type[Schema] | None = None
     query_schema: type[Schema] | None = None
-    reply_schema: type[Schema] | None = None
     answers_while_draining: bool = False

@@ -27,7 +27,6 @@ from multiverse.web.schemas import (
     ProbesQuerySchema,
     RegisterSchema,
     ServerQuerySchema,
-    ServerSchema,
     SignInSchema,
     TermsSchema,
     UpdateSchema,
@@ -141,7 +140,6 @@ ROUTES: tuple[Route, ...] = (
         access="owner",
         methods={"POST": "Register a server, or update the one registered for the same model and address."},
         request_schema=RegisterSchema,
-        reply_schema=ServerSchema,
     ),
     Route(
         shown="/admin/register/{registration_id}",
@@ -153,7 +151,6 @@ ROUTES: tuple[Route, ...] = (
             "DELETE": "Deregister: no new request goes there, those under way finish.",
         },
         request_schema=UpdateSchema,
-        reply_schema=ServerSchema,
     ),
     Route(
         shown="/admin/servers",
@@ -162,7 +159,6 @@ ROUTES: tuple[Route, ...] = (
         access="owner",
         methods={"GET": "List the servers, filtered and sorted."},
         query_schema=ServerQuerySchema,
-        reply_schema=ServerSchema,
     ),
     Route(
         shown="/admin/servers/{registration_id}",
@@ -175,7 +171,6 @@ ROUTES: tuple[Route, ...] = (
         },
         request_schema=TermsSchema,
         query_schema=ProbesQuerySchema,
-        reply_schema=ServerSchema,
     ),
     Route(
         shown="/admin/servers/{registration_id}/probe",
@@ -183,7 +178,6 @@ ROUTES: tuple[Route, ...] = (
         handler=admin.ProbeHandler,
         access="owner",
         methods={"POST": "Probe the server now."},
-        reply_schema=ServerSchema,
     ),
     Route(
         shown="/admin/servers/{registration_id}/drain",
@@ -191,7 +185,6 @@ ROUTES: tuple[Route, ...] = (
         handler=admin.DrainHandler,
         access="owner",
         methods={"POST": "Take the server out of rotation without deregistering it."},
-        reply_schema=ServerSchema,
     ),
     Route(
         shown="/admin/servers/{registration_id}/pause",
@@ -199,7 +192,6 @@ ROUTES: tuple[Route, ...] = (
         handler=admin.PauseHandler,
         access="owner",
         methods={"POST": "Lend the server to nobody but its owner until it is resumed."},
-        reply_schema=ServerSchema,
     ),
     Route(
         shown="/admin/servers/{registration_id}/resume",
@@ -207,7 +199,6 @@ ROUTES: tuple[Route, ...] = (
         handler=admin.ResumeHandler,
         access="owner",
         methods={"POST": "End a drain and a pause."},
-        reply_schema=ServerSchema,
     ),
     Route(
         shown="/admin/stats",
