@@ -78,7 +78,6 @@ def test_why_a_request_was_slow(gateway: GatewayProcess, visit: Visit, start_pee
     expect(page.locator("#summary")).to_contain_text("went to waiting for the server's whole answer")
     expect(page.locator("#events li[data-event=tried]")).to_have_text([re.compile("Ada$"), re.compile("Ben$")])
     expect(page.locator("#events li[data-bad=true]")).to_contain_text("closed the connection")
-    assert visitor.serious_findings() == []
     page.get_by_role("link", name="Its log records").click()
     expect(page.locator("#records li").first).to_contain_text(f"request_id={tried_twice.header('X-Request-ID')}")
 

@@ -85,8 +85,9 @@ def look_at_every_page(
     gateway: GatewayProcess, visitor: Visitor, three_servers: list[str], subtests: pytest.Subtests
 ) -> None:
     """As nobody, as a student and as the admin."""
-    servers = tuple(f"/servers/{registration_id}" for registration_id in three_servers[1:])
-    for role, paths in (("", PUBLIC_PAGES), ("student", STUDENT_PAGES), ("admin", (*ADMIN_PAGES, *servers))):
+    (request,) = gateway.admin("GET", "/v1/requests?limit=1").json()["requests"]
+    of_one = (f"/requests/{request['request_id']}", *(f"/servers/{name}" for name in three_servers[1:]))
+    for role, paths in (("", PUBLIC_PAGES), ("student", STUDENT_PAGES), ("admin", (*ADMIN_PAGES, *of_one))):
         if role:
             visitor.sign_in(ADMIN_KEY if role == "admin" else make_key(gateway, HOSTILE)[1])
         for path in paths:

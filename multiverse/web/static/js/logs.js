@@ -5,6 +5,7 @@ import { build, find, setHidden, setText } from "./dom.js";
 import { exactTime } from "./format.js";
 import { startFrame } from "./frame.js";
 import { live } from "./live.js";
+import { storyPath } from "./stories.js";
 import { toastError } from "./toasts.js";
 
 const MOST_SHOWN = 500;
@@ -33,8 +34,11 @@ function filters() {
 function pairs(fields) {
   return Object.entries(fields)
     .filter(([, value]) => value !== null)
-    .map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`)
-    .join("  ");
+    .flatMap(([name, value], place) => {
+      const shown = typeof value === "object" ? JSON.stringify(value) : String(value);
+      const told = name === "request_id" ? build("a", { href: storyPath(shown) }, shown) : shown;
+      return [`${place ? "  " : ""}${name}=`, told];
+    });
 }
 
 function line(record) {
@@ -49,7 +53,7 @@ function line(record) {
       {},
       build("span", { class: "message" }, record.message, " "),
       build("span", { class: "origin" }, record.component),
-      build("span", { class: "pairs" }, pairs(record.fields)),
+      build("span", { class: "pairs" }, ...pairs(record.fields)),
       record.exception ? build("pre", { tabindex: "0" }, record.exception) : null,
     ),
   );

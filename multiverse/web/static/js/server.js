@@ -8,6 +8,7 @@ import { startFrame } from "./frame.js";
 import { live } from "./live.js";
 import { FIELDS, LISTS, ServerForm, SWITCHES } from "./server_form.js";
 import { greeting } from "./snippets.js";
+import { storyPath } from "./stories.js";
 import { snippetTabs } from "./tabs.js";
 import { toast, toastError } from "./toasts.js";
 import { availabilityText, availabilityTitle, showVerdict, verdictChip } from "./verdicts.js";
@@ -121,7 +122,11 @@ function showProbes({ recent_probes: probes, uptime_percent: uptime }) {
 function showFailures({ recent_probes: probes, recent_failures: requests }) {
   const rows = [
     ...probes.filter((probe) => !probe.ok).map((probe) => [probe.checked_at, "probe", probe.reason]),
-    ...requests.map((request) => [request.started_at, `request, ${request.route}`, `answered with ${request.status} after ${milliseconds(request.total_ms)} (${request.request_id})`]),
+    ...requests.map((request) => {
+      const story = build("a", { href: storyPath(request.request_id) }, request.request_id);
+      const why = build("span", {}, `answered with ${request.status} after ${milliseconds(request.total_ms)} (`, story, ")");
+      return [request.started_at, `request, ${request.route}`, why];
+    }),
   ];
   rows.sort(([one], [other]) => (one < other ? 1 : -1));
   setHidden(find("#no-failures"), rows.length > 0);
