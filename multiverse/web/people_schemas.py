@@ -179,7 +179,7 @@ class StoriesQuerySchema(Schema):
     since = Moment(from_start=True)
     until = Moment()
     sort = fields.String(validate=validate.OneOf(STORY_ORDERS))
-    limit = QueryInteger(validate=validate.Range(min=1, max=1000))
+    limit = QueryInteger(validate=validate.Range(min=1, max=500))
 
 
 class PersonSchema(Schema):
