@@ -39,6 +39,7 @@ NOT_FOR_THE_TABLE = {
     "classroom.pretend": {"BUSY_RETRY_AFTER_SECONDS"},
     "logs": {"BATCH_SECONDS", "BLOCK_BYTES"},
     "proxy.sse": {"LONGEST_BOUNDARY"},
+    "proxy.spans": {"CLOSING_LOOKS_SECONDS"},
     "redaction": {"SCANNED_MAX_LENGTH", "CUT_EDGE_LENGTH", "ANYWHERE_MIN_LENGTH", "SECRET_MIN_LENGTH"},
     "servers.health": {"SHORTEST_TICK_SECONDS", "LONGEST_TICK_SECONDS"},
     "servers.registry": {"MAX_NAMES_TO_COMPARE"},

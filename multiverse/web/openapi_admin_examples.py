@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from multiverse import __version__
+
 JSON, EVENTS, CSV, PAGE = "application/json", "text/event-stream", "text/csv", "text/html"
 Reply = tuple[int, str, str, Any]
 STATIC = "text/css text/javascript image/svg+xml text/plain application/octet-stream"
@@ -73,7 +75,7 @@ REPORT: Mapping[str, Any] = MappingProxyType(
         "totals": {**SUMS},
     }
 )
-EVENT_LINES = 'event: counts\ndata: {"servers":{"total":8,"healthy":6,"unhealthy":2,"unknown":0}}\n\n'
+EVENTS_SHOWN = 'event: counts\ndata: {"servers":{"total":8,"healthy":6,"unhealthy":2,"unknown":0}}\n\n'
 
 ADMIN_REQUESTS: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
@@ -113,7 +115,7 @@ ADMIN_REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
                 },
             ),
         ),
-        "GET /admin/events": ((200, "Events, for as long as one listens.", EVENTS, EVENT_LINES),),
+        "GET /admin/events": ((200, "Events, for as long as one listens.", EVENTS, EVENTS_SHOWN),),
         "GET /admin/mirror": ((200, "What of the request arrived, and three events by the clock.", EVENTS, None),),
         "GET /admin/history": (
             (
@@ -194,7 +196,7 @@ ADMIN_REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
                             "meaning": "port to listen on; 0 = any free one",
                         }
                     ],
-                    "versions": {"multiverse": "1.0.0", "python": "3.11.7", "tornado": "6.6.1"},
+                    "versions": {"multiverse": __version__, "python": "3.11.7", "tornado": "6.6.1"},
                     "event_loop": "uvloop",
                     "uptime_seconds": 93.7,
                     "database": {"servers": 8, "probes": 311, "usage": 48, "size_bytes": 94208},
