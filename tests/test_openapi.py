@@ -133,7 +133,9 @@ CHANGES: list[tuple[str, dict[str, Any] | None]] = [
     ("PUT /admin/register/{registration_id}", {"description": "new"}),
     ("POST /admin/servers/{registration_id}/probe", None),
     ("POST /admin/servers/{registration_id}/drain", None),
+    ("POST /admin/servers/{registration_id}/pause", None),
     ("POST /admin/servers/{registration_id}/resume", None),
+    ("PATCH /admin/servers/{registration_id}", {"daily_token_cap": 1000}),
     ("PATCH /admin/keys/{key_id}", {"weight": 2}),
     ("DELETE /admin/keys/{key_id}", None),
     ("DELETE /admin/claim-codes/{code_id}", None),
@@ -163,7 +165,7 @@ def test_real_answers_are_documented(gateway: GatewayProcess, start_peer: StartP
     values["key_id"] = ask("POST /admin/keys", {"name": "Ada"}).json()["key_id"]
     made = ask("POST /admin/claim-codes", {"uses": 2}).json()
     values["code_id"] = made["code_id"]
-    claimed = ask("POST /claim", {"code": made["code"], "name": "Ben"}).json()["key_id"]
+    claimed = ask("POST /claim", {"code": made["code"], "name": "Ben"}).json()
     (imported,) = ask("POST /admin/keys/import", {"csv": "Cem"}).json()["keys"]
     ask("PUT /admin/aliases/{name}", {"models": [model]}, name=f"{model}-alias")
     ask("POST /admin/probe", {"endpoint_url": peer.url})
@@ -174,8 +176,12 @@ def test_real_answers_are_documented(gateway: GatewayProcess, start_peer: StartP
             ask(f"GET {path}", id=request_id, name="docs.js" if path.startswith("/docs") else "icon.svg")
     for name, body in CHANGES:
         ask(name, body, name=f"{model}-alias")
-    for key_id in (claimed, imported["key_id"]):
-        gateway.admin("DELETE", f"/admin/keys/{key_id}")
+    bearer = [("Authorization", f"Bearer {claimed['key']}")]
+    thanked = gateway.call("PATCH", "/v1/account", b'{"on_thanks_board":true}', bearer)
+    judge_answer("/v1/account", "PATCH", thanked)
+    judged.add(("PATCH", "/v1/account"))
+    for key in (claimed, imported):
+        gateway.admin("DELETE", f"/admin/keys/{key['key_id']}")
     assert judged == {(method, path) for path, method, _told in OPERATIONS}
 
 

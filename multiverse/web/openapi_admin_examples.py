@@ -29,6 +29,7 @@ KEY: Mapping[str, Any] = MappingProxyType(
         "requests_per_minute": None,
         "tokens_per_day": None,
         "requests_at_once": None,
+        "on_thanks_board": True,
         "hint": "x1Fw",
         "expires_at": "2027-06-30T23:59:59.999Z",
         "created_at": "2026-11-23T09:13:05.013Z",
@@ -38,6 +39,21 @@ KEY: Mapping[str, Any] = MappingProxyType(
 )
 NEW_KEY: Mapping[str, Any] = MappingProxyType(
     {**KEY, "key": "mv-…", "message": "Note the key now: it is not shown again."}
+)
+ACCOUNT: Mapping[str, Any] = MappingProxyType(
+    {
+        **KEY,
+        "limits": {"requests_per_minute": 60, "tokens_per_day": None, "requests_at_once": 4},
+        "tokens_today": 2635,
+    }
+)
+THANKS: Mapping[str, Any] = MappingProxyType(
+    {
+        "people": [{"name": "Ada Lovelace", "tokens_given": 51200, "requests_given": 240, "you": True}],
+        "others": {"people": 3, "tokens_given": 20480},
+        "tokens_given": 71680,
+        "requests_given": 321,
+    }
 )
 CODE: Mapping[str, Any] = MappingProxyType(
     {
@@ -87,6 +103,7 @@ ADMIN_REQUESTS: Mapping[str, dict[str, Any]] = MappingProxyType(
         "PATCH /admin/keys/{key_id}": {"models": ["llama-2-7b"], "tokens_per_day": 200_000},
         "POST /admin/claim-codes": {"uses": 40, "lifetime_minutes": 90},
         "POST /claim": {"code": "k7qm3 xwpa9", "name": "Ada Lovelace", "email": None},
+        "PATCH /v1/account": {"on_thanks_board": True},
     }
 )
 
@@ -248,6 +265,9 @@ ADMIN_REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
             (200, "Withdrawn.", JSON, {"message": "Claim code withdrawn.", "code_id": "code-9c2f6c0a77d1"}),
         ),
         "POST /claim": ((201, "The key, this once.", JSON, {**NEW_KEY}),),
+        "GET /v1/account": ((200, "The key's record, its limits, and today's tokens.", JSON, {**ACCOUNT}),),
+        "PATCH /v1/account": ((200, "The same, as it is now.", JSON, {**ACCOUNT}),),
+        "GET /v1/thanks": ((200, "Most given first.", JSON, {**THANKS}),),
         "GET /admin/usage": ((200, "The sums.", f"{JSON} {CSV}", {**REPORT}),),
         "GET /admin/ledger": (
             (

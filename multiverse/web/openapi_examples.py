@@ -196,41 +196,6 @@ STORY: Mapping[str, Any] = MappingProxyType(
     }
 )
 
-KEY: Mapping[str, Any] = MappingProxyType(
-    {
-        "key_id": "key-1f0c52a9e3b7",
-        "name": "Ada Lovelace",
-        "email": None,
-        "role": "student",
-        "models": None,
-        "weight": 1,
-        "requests_per_minute": None,
-        "tokens_per_day": None,
-        "requests_at_once": None,
-        "on_thanks_board": None,
-        "hint": None,
-        "expires_at": None,
-        "created_at": None,
-        "revoked_at": None,
-        "status": "active",
-    }
-)
-ACCOUNT: Mapping[str, Any] = MappingProxyType(
-    {
-        **KEY,
-        "limits": {"requests_per_minute": None, "tokens_per_day": None, "requests_at_once": None},
-        "tokens_today": 2635,
-    }
-)
-THANKS: Mapping[str, Any] = MappingProxyType(
-    {
-        "people": [{"name": "Ada Lovelace", "tokens_given": 51200, "requests_given": 240, "you": True}],
-        "others": {"people": 3, "tokens_given": 20480},
-        "tokens_given": 71680,
-        "requests_given": 321,
-    }
-)
-
 MESSAGES: list[dict[str, str]] = [{"role": "user", "content": "Hello!"}]
 REQUESTS: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
@@ -242,8 +207,6 @@ REQUESTS: Mapping[str, dict[str, Any]] = MappingProxyType(
             "tags": ["gpu", "lab"],
         },
         "PUT /admin/register/{registration_id}": {"description": "In the lab until Friday", "max_concurrency": 2},
-        "POST /claim": {"code": "K7QM3-XWPA9", "name": "Ada Lovelace"},
-        "PATCH /v1/account": {"on_thanks_board": True},
         "PATCH /admin/servers/{registration_id}": {"quiet_hours": "22:00-07:00", "time_zone": "Europe/Berlin"},
         "POST /v1/chat/completions": {"model": "llama-2-7b", "stream": True, "messages": MESSAGES},
         "POST /v1/completions": {"model": "llama-2-7b", "prompt": "Once upon a time", "max_tokens": 32},
@@ -340,12 +303,9 @@ REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
             (200, "The record, and what came of the probe.", JSON, {**RECORD, "probe": {**PROBE}}),
         ),
         "POST /admin/servers/{registration_id}/drain": ((200, "The record.", JSON, {**RECORD}),),
+        "POST /admin/servers/{registration_id}/pause": ((200, "The record.", JSON, {**RECORD}),),
         "POST /admin/servers/{registration_id}/resume": ((200, "The record.", JSON, {**RECORD}),),
         "GET /admin/stats": ((200, "The counts.", JSON, {**STATS}),),
-        "POST /claim": ((201, "The key, shown once.", JSON, {**KEY, "key": "mv-…", "message": "Note the key now."}),),
-        "GET /v1/account": ((200, "The key's record, its limits, and today's tokens.", JSON, {**ACCOUNT}),),
-        "PATCH /v1/account": ((200, "The same, as it is now.", JSON, {**ACCOUNT}),),
-        "GET /v1/thanks": ((200, "Most given first.", JSON, {**THANKS}),),
         "GET /v1/models": ((200, "The list.", JSON, {"object": "list", "data": [{**MODEL}]}),),
         "GET /v1/models/{id}": ((200, "The model.", JSON, {**MODEL}),),
         "POST /v1/chat/completions": _forwarded(),
@@ -365,7 +325,6 @@ ERROR_MESSAGES: Mapping[str, tuple[str, str | None]] = MappingProxyType(
         "permission_denied": ("This key may not do this. Use the admin's key.", None),
         "not_found": ("There is no such route. GET / tells where the API is; GET /docs describes it.", None),
         "key_not_found": ("No key has this id. GET /admin/keys lists them all.", None),
-        "claim_code_not_valid": ("This claim code is wrong, has expired or is used up.", None),
         "server_not_found": ("No server is registered under this id. GET /admin/servers lists them.", None),
         "claim_code_not_valid": ("This claim code is wrong, has expired or is used up.", None),
         "model_not_found": ("The model 'llama-2-7' is not registered here. Did you mean 'llama-2-7b'?", "model"),

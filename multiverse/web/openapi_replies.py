@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from multiverse.web.client_reply_schemas import ModelSchema, ModelsSchema, QueueSchema, StoriesSchema, StorySchema
 from multiverse.web.people_reply_schemas import (
+    AccountReplySchema,
     AliasesSchema,
     AliasRecordSchema,
     CodesSchema,
@@ -19,6 +20,7 @@ from multiverse.web.people_reply_schemas import (
     OwnUsageReportSchema,
     RemovedAliasSchema,
     RevokedKeySchema,
+    ThanksSchema,
     UsageReportSchema,
     WithdrawnSchema,
 )
@@ -75,6 +77,11 @@ REPLY_SCHEMAS: Mapping[str, type[Schema]] = MappingProxyType(
         "GET /admin/claim-codes": CodesSchema,
         "DELETE /admin/claim-codes/{code_id}": WithdrawnSchema,
         "POST /claim": NewKeySchema,
+        "GET /v1/account": AccountReplySchema,
+        "PATCH /v1/account": AccountReplySchema,
+        "GET /v1/thanks": ThanksSchema,
+        "PATCH /admin/servers/{registration_id}": RecordWithMessageSchema,
+        "POST /admin/servers/{registration_id}/pause": RecordSchema,
         "GET /admin/usage": UsageReportSchema,
         "GET /admin/ledger": LedgerSchema,
         "GET /v1/usage": OwnUsageReportSchema,

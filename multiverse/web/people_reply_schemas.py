@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields
 
-from multiverse.web.reply_schemas import ReplySchema, list_of
+from multiverse.web.reply_schemas import ReplySchema, counts_of, list_of
 
 
 class KeySchema(ReplySchema):
@@ -19,11 +19,47 @@ class KeySchema(ReplySchema):
     requests_per_minute = fields.Integer(allow_none=True)
     tokens_per_day = fields.Integer(allow_none=True)
     requests_at_once = fields.Integer(allow_none=True)
+    on_thanks_board = fields.Boolean(allow_none=True)
     hint = fields.String()
     expires_at = fields.String(allow_none=True)
     created_at = fields.String()
     revoked_at = fields.String(allow_none=True)
     status = fields.String()
+
+
+class OwnLimitsSchema(ReplySchema):
+    """What a key may use; null is "as much as it likes"."""
+
+    requests_per_minute = fields.Integer(allow_none=True)
+    tokens_per_day = fields.Integer(allow_none=True)
+    requests_at_once = fields.Integer(allow_none=True)
+
+
+class AccountReplySchema(KeySchema):
+    """The key that asks; for keys of the settings all that only a record knows is null."""
+
+    hint = fields.String(allow_none=True)
+    created_at = fields.String(allow_none=True)
+    limits = fields.Nested(OwnLimitsSchema)
+    tokens_today = fields.Integer()
+
+
+class ThankedSchema(ReplySchema):
+    """Somebody who wants to be named."""
+
+    name = fields.String()
+    tokens_given = fields.Integer()
+    requests_given = fields.Integer()
+    you = fields.Boolean()
+
+
+class ThanksSchema(ReplySchema):
+    """`GET /v1/thanks`."""
+
+    people = list_of(ThankedSchema)
+    others = counts_of("OtherLenders", "people", "tokens_given")
+    tokens_given = fields.Integer()
+    requests_given = fields.Integer()
 
 
 class RevokedKeySchema(KeySchema):
