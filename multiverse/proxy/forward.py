@@ -22,6 +22,7 @@ from multiverse.errors import (
     NoServerAvailable,
     NotFound,
     Overloaded,
+    ServerRefused,
     ShuttingDown,
 )
 from multiverse.people.allowances import Allowances
@@ -330,7 +331,8 @@ class Forwarding:
         self._settle(Blame.NONE, "")
         if finished or self._client_left:
             return
-        error.request_id = self._call.request_id
+        if not isinstance(error, ServerRefused):  # A server's own words are passed on as they are.
+            error.request_id = self._call.request_id
         if started:
             answer.finish_with_error(error, body)
         elif body is not None:
