@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from multiverse.classroom.classroom import Classroom
 from multiverse.clock import Clock, iso_from_unix
@@ -36,6 +35,7 @@ from multiverse.proxy.queue import Queue
 from multiverse.proxy.request_numbers import RequestNumbers
 from multiverse.proxy.stories import Stories
 from multiverse.proxy.traces import continue_trace
+from multiverse.proxy.tracing import open_spans
 from multiverse.servers.aliases import Aliases
 from multiverse.servers.health import HealthChecker
 from multiverse.servers.probe import Prober
@@ -52,9 +52,6 @@ from multiverse.ticking import SteadyCallback
 from multiverse.transport.addresses import AddressPolicy
 from multiverse.transport.dialling import Dialler
 from multiverse.transport.http import StreamingHTTPClient
-
-if TYPE_CHECKING:
-    from multiverse.proxy.spans import SpanExport
 
 LOG = logging.getLogger(__name__)
 
@@ -95,7 +92,7 @@ class Gateway:
         self.keyring = KeyRing(keys=self.keys, table=KeyTable(self.store), clock=self.clock)
         self.aliases = Aliases(table=AliasTable(self.store), clock=self.clock)
         self.registry = Registry(least_busy=config.load_balancing == "least_busy")
-        self.spans = _open_spans(config)
+        self.spans = open_spans(config)
         begin_trace = continue_trace if self.spans is None else self.spans.begin
         self.stories = Stories(clock=self.clock, begin_trace=begin_trace, traces_all=self.spans is not None)
         self.numbers = RequestNumbers(is_registered=self.registry.knows)
@@ -278,25 +275,6 @@ class Gateway:
         await self.store.close()
         if self.spans is not None:
             await self.spans.close()
-
-
-def _open_spans(config: Config) -> SpanExport | None:
-    """Where spans go, if they are wanted; without the package that sends them the gateway runs all the same."""
-    if config.otel_sdk_disabled or config.otel_exporter_otlp_endpoint is None:
-        return None
-    try:
-        from multiverse.proxy.spans import SpanExport
-    except ImportError as error:
-        LOG.warning(
-            "OTEL_EXPORTER_OTLP_ENDPOINT is set, but no spans are sent: install 'multiverse-gateway[otel]'",
-            extra={"fields": {"reason": str(error)}},
-        )
-        return None
-    return SpanExport(
-        endpoint=config.otel_exporter_otlp_endpoint,
-        headers=dict(config.otel_exporter_otlp_headers),
-        service_name=config.otel_service_name,
-    )
 
 
 def _limits_by_role(config: Config) -> dict[str, Limit]:

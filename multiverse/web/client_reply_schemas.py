@@ -12,7 +12,7 @@ from multiverse.web.reply_schemas import ReplySchema, list_of
 class ModelSchema(ReplySchema):
     """A model on offer, or with `alias_of` a name that stands for it."""
 
-    sometimes = frozenset({"alias_of"})
+    sometimes = frozenset({"alias_of", "pretend"})
 
     id = fields.String()
     object = fields.String()
@@ -21,6 +21,7 @@ class ModelSchema(ReplySchema):
     servers = fields.Integer()
     healthy_servers = fields.Integer()
     alias_of = fields.String()
+    pretend = fields.Boolean()
 
 
 class ModelsSchema(ReplySchema):

@@ -70,6 +70,14 @@ CODE: Mapping[str, Any] = MappingProxyType(
 ALIAS: Mapping[str, Any] = MappingProxyType(
     {"name": "class-default", "models": ["llama-2-7b", "qwen2.5-7b"], "created_at": "2026-11-23T09:13:05.013Z"}
 )
+PUPIL: Mapping[str, Any] = MappingProxyType(
+    {
+        "registration_id": "c6f1edb3-49a2-4cc7-a3ee-0c88e39f3ef3",
+        "name": "Pretend Ada",
+        "mood": "slow",
+        "seconds_left": 87,
+    }
+)
 SUMS: Mapping[str, Any] = MappingProxyType(
     {
         "requests": 12,
@@ -98,6 +106,7 @@ ADMIN_REQUESTS: Mapping[str, dict[str, Any]] = MappingProxyType(
         "POST /session": {"key": "mv-…"},
         "POST /admin/probe": {"endpoint_url": "http://localhost:11434"},
         "PUT /admin/aliases/{name}": {"models": ["llama-2-7b", "qwen2.5-7b"]},
+        "PUT /admin/classroom/{registration_id}": {"mood": "slow", "minutes": 2},
         "POST /admin/keys": {"name": "Ada Lovelace", "email": "ada@example.org", "expires_at": "2027-06-30"},
         "POST /admin/keys/import": {"csv": "name,email\nAda,ada@example.org\nBen,\n", "role": "student"},
         "PATCH /admin/keys/{key_id}": {"models": ["llama-2-7b"], "tokens_per_day": 200_000},
@@ -134,6 +143,16 @@ ADMIN_REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
         ),
         "GET /admin/events": ((200, "Events, for as long as one listens.", EVENTS, EVENTS_SHOWN),),
         "GET /admin/mirror": ((200, "What of the request arrived, and three events by the clock.", EVENTS, None),),
+        "POST /admin/mirror": ((200, "How many arrived.", JSON, {"bytes": 2_097_152}),),
+        "GET /admin/classroom": (
+            (
+                200,
+                "The pretend servers, if there are any.",
+                JSON,
+                {"servers": [{**PUPIL}], "moods": {"well": "It answers, a word every 30 ms."}},
+            ),
+        ),
+        "PUT /admin/classroom/{registration_id}": ((200, "What it does now.", JSON, {**PUPIL}),),
         "GET /admin/history": (
             (
                 200,

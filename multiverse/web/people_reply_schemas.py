@@ -150,6 +150,22 @@ class RemovedAliasSchema(ReplySchema):
     name = fields.String()
 
 
+class PupilSchema(ReplySchema):
+    """A pretend server, what it does now and for how long still."""
+
+    registration_id = fields.String()
+    name = fields.String()
+    mood = fields.String()
+    seconds_left = fields.Integer()
+
+
+class ClassroomSchema(ReplySchema):
+    """`GET /admin/classroom`; `moods` says what each of them means."""
+
+    servers = list_of(PupilSchema)
+    moods = fields.Dict(keys=fields.String(), values=fields.String())
+
+
 class SumsSchema(ReplySchema):
     """Sums of usage."""
 

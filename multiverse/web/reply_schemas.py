@@ -151,6 +151,12 @@ class LookedSchema(ProbeSchema):
     models = fields.List(fields.String())
 
 
+class MirroredSchema(ReplySchema):
+    """`POST /admin/mirror`."""
+
+    bytes = fields.Integer()
+
+
 # -- numbers
 
 
