@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import cast
 
 import pytest
 
@@ -196,7 +197,9 @@ async def test_the_head_comes_before_the_body_and_nothing_after_the_end(
     exchange.add_done_callback(lambda _exchange: events.append("done"))
     response = await exchange
     await asyncio.sleep(0)
-    assert events == [(207, "So so", "1", [("x-a", "2"), ("x-a", "3")]), b"one", b"two", "done"]
+    head, *pieces, end = events
+    assert (head, end) == ((207, "So so", "1", [("x-a", "2"), ("x-a", "3")]), "done")
+    assert b"".join(cast(list[bytes], pieces)) == b"onetwo", "on a busy machine both may come in one"
     assert exchange.received == 6
     assert response.code == 207
     assert response.headers.get_list("X-A") == ["1", "2", "3"]
