@@ -1,6 +1,6 @@
 """How a log record becomes text: one line for people, or one JSON object for programs; redacted and escaped on the way.
 
-A record comes here as logs.py prepared it: message complete, `fields` a dict of plain values, `traceback` a
+A record comes here as logs.py prepared it: message complete, `fields` a mapping of plain values, `traceback` a
 TracebackException or absent. Nothing here opens, queues or writes; what a secret is lives in redaction.py.
 """
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import re
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
-from multiverse.redaction import Redactor, escape_controls
+from multiverse.clock import iso_from_unix
+from multiverse.redaction import Redactor, escape_controls, names_secret
 
 _PLAIN_NAME = re.compile(r"[a-z_]{1,30}")
 _NO_NAME_CHARACTER = re.compile(r"[^A-Za-z0-9_.-]")
@@ -22,10 +24,9 @@ _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:+-]+")
 _NEEDS_QUOTES = re.compile(r'[\s="\\]')
 
 
-def _timestamp(record: logging.LogRecord) -> str:
-    """UTC, ISO 8601, milliseconds: `2026-01-31T12:00:00.123Z`."""
-    moment = datetime.fromtimestamp(record.created, tz=UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
+    fields: Mapping[str, Any] = record.fields  # type: ignore[attr-defined]
+    return fields
 
 
 def _exception_text(record: logging.LogRecord) -> str:
@@ -39,11 +40,11 @@ def record_document(record: logging.LogRecord, redactor: Redactor) -> dict[str, 
     """A record in plain values, for those who look at it in the browser; redacted, with control characters escaped."""
     exception = _exception_text(record)
     return {
-        "timestamp": _timestamp(record),
+        "timestamp": iso_from_unix(record.created),
         "level": record.levelname,
         "component": escape_controls(record.name),
         "message": escape_controls(redactor.redact(record.getMessage())),
-        "fields": redactor.redact_value("", record.__dict__["fields"]),
+        "fields": redactor.redact_value("", _fields(record)),
         "exception": redactor.redact(exception) if exception else None,
     }
 
@@ -57,9 +58,23 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line; a traceback's lines follow with two spaces, which no record begins with: none can be forged."""
-        message = escape_controls(self._redactor.redact(record.getMessage()))
-        pairs = "".join(f" {self._pair(name, value)}" for name, value in record.__dict__["fields"].items())
-        line = f"{_timestamp(record)} {record.levelname:<8} {escape_controls(record.name)}  {message}{pairs}"
+        fields, message = _fields(record), record.getMessage()
+        # One look at all texts tells for nearly every record that there is nothing to be taken out of any of them.
+        texts = "\n".join([message, *[value for value in fields.values() if type(value) is str]])
+        if self._redactor.redact(texts) == texts:
+            pairs = "".join(
+                [
+                    f" {name}={_shown(value)}"
+                    if _is_plain_name(name) and not isinstance(value, list | dict)
+                    else self._pair(name, value)
+                    for name, value in fields.items()
+                ]
+            )
+        else:
+            message = self._redactor.redact(message)
+            pairs = "".join([self._pair(name, value) for name, value in fields.items()])
+        origin = _origin(record.levelname, record.name)
+        line = f"{iso_from_unix(record.created)} {origin}  {escape_controls(message)}{pairs}"
         exception = _exception_text(record)
         if not exception:
             return line
@@ -68,14 +83,26 @@ class TextLines(logging.Formatter):
     def _pair(self, name: str, value: Any) -> str:
         if not _PLAIN_NAME.fullmatch(name):
             name = _NO_NAME_CHARACTER.sub("_", self._redactor.redact(name))
-        value = self._redactor.redact_value(name, value)
-        if isinstance(value, str):
-            return f"{name}={_quoted(value)}"
-        if isinstance(value, list | dict):
-            return f"{name}={_quoted(json.dumps(value, ensure_ascii=False))}"
-        if value is None:
-            return f"{name}=-"
-        return f"{name}={str(value).lower()}"  # a number, true or false
+        return f" {name}={_shown(self._redactor.redact_value(name, value))}"
+
+
+@lru_cache(64)
+def _origin(level: str, name: str) -> str:
+    return f"{level:<8} {escape_controls(name)}"
+
+
+@lru_cache(256)
+def _is_plain_name(name: str) -> bool:
+    """Whether a field with this name is written as it is, and its value judged by what it holds alone."""
+    return _PLAIN_NAME.fullmatch(name) is not None and not names_secret(name)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, list | dict):
+        return _quoted(json.dumps(value, ensure_ascii=False))
+    return "-" if value is None else str(value).lower()  # a number, true or false
 
 
 def _quoted(text: str) -> str:
@@ -96,11 +123,11 @@ class JSONLines(JsonFormatter):
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         """python-json-logger's hook; a field never hides one of the record's own keys."""
-        log_data["timestamp"] = _timestamp(record)
+        log_data["timestamp"] = iso_from_unix(record.created)
         log_data["level"] = record.levelname
         log_data["component"] = record.name
         log_data["message"] = self._redactor.redact(record.getMessage())
-        for name, value in self._redactor.redact_value("", record.__dict__["fields"]).items():
+        for name, value in self._redactor.redact_value("", _fields(record)).items():
             log_data[f"field_{name}" if name in log_data or name == "exception" else name] = value
         exception = _exception_text(record)
         if exception:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from multiverse.config import Config, ConfigError
-from multiverse.log_copies import message_of, plain_copy
+from multiverse.log_copies import ReadyRecord, message_of, plain_copy
 from multiverse.log_lines import JSONLines, TextLines, record_document
 from multiverse.log_memory import LogMemory
 from multiverse.redaction import Redactor, escape_controls
@@ -122,6 +122,8 @@ class _Intake(logging.handlers.QueueHandler):
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """A copy that holds on to nothing of the caller's: no arguments, no frames, no mutable fields."""
+        if isinstance(record, ReadyRecord):
+            return record
         snapshot = logging.LogRecord.__new__(logging.LogRecord)  # copy.copy() takes five times as long
         snapshot.__dict__.update(record.__dict__)
         snapshot.msg = message_of(record)
@@ -137,12 +139,21 @@ class _Intake(logging.handlers.QueueHandler):
         snapshot.__dict__["fields"] = plain_copy(fields) if isinstance(fields, Mapping) else {}
         return snapshot
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As logging's, without its lock: what is shared is a queue, and a count that has the lock for itself."""
+        self.emit(record)
+        return True
+
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Never blocks. Called under this handler's lock, which guards the count as well."""
-        if self.queue.qsize() >= self._limit:
-            self._dropped += 1
-        else:
+        """Never blocks."""
+        if self.queue.qsize() < self._limit:
             self.queue.put(record)
+            return
+        self.acquire()
+        try:
+            self._dropped += 1
+        finally:
+            self.release()
 
     def take_dropped(self) -> int:
         """The number of records dropped since it was last asked for, once the queue has room again."""

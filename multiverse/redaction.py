@@ -78,6 +78,11 @@ def escape_controls(text: str) -> str:
     return _CONTROLS.sub(_escaped, text)
 
 
+def names_secret(name: str) -> bool:
+    """Whether the value of a field with this name is a secret, whatever it holds."""
+    return _SECRET_FIELD.search(name) is not None
+
+
 def _escaped(match: re.Match[str]) -> str:
     character = match.group()
     number = ord(character)
@@ -142,7 +147,7 @@ class Redactor:
 
     def redact_value(self, name: str, value: Any) -> Any:
         """`value` of the field `name`, cleaned through mappings and lists; whole if its name says that it is secret."""
-        if isinstance(value, str | Mapping | list) and value and _SECRET_FIELD.search(name):
+        if isinstance(value, str | Mapping | list) and value and names_secret(name):
             return REDACTED
         if isinstance(value, str):
             return self.redact(value)

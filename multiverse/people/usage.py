@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from multiverse.log_copies import ReadyRecord
 from multiverse.storage.store import Store
 
 LOG = logging.getLogger("multiverse.requests")
@@ -49,6 +50,33 @@ class UsageRecord:
         return {**row, "stream": int(self.stream), "tokens_estimated": int(self.tokens_estimated)}
 
 
+class RequestLine(ReadyRecord):
+    """The log line of a request that has ended."""
+
+    def __init__(self, record: UsageRecord) -> None:
+        super().__init__(LOG.name, logging.INFO, "request")
+        self._record = record
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the line tells."""
+        record = self._record
+        return {
+            "request_id": record.request_id,
+            "key_name": record.key_name,
+            "route": record.route,
+            "model": record.model_name,
+            "server": record.registration_id,
+            "attempts": record.attempts,
+            "status": record.status,
+            "outcome": record.outcome,
+            "first_token_ms": record.first_token_ms,
+            "total_ms": record.total_ms,
+            "prompt_tokens": record.prompt_tokens,
+            "completion_tokens": record.completion_tokens,
+        }
+
+
 class Usage:
     """Counts requests and tokens since the gateway started; `on_end` hears of each that is over."""
 
@@ -81,7 +109,7 @@ class Usage:
         if self._on_end is not None:
             self._on_end(record)
         if LOG.isEnabledFor(logging.INFO):
-            LOG.info("request", extra={"fields": _log_fields(record)})
+            LOG.handle(RequestLine(record))
 
     def requests(self) -> dict[str, int]:
         """Counts of contract §1's `/admin/stats`; refusals count as failed, as their clients see it."""
@@ -105,20 +133,3 @@ class Usage:
             "completion": self._completion_tokens,
             "total": self._prompt_tokens + self._completion_tokens,
         }
-
-
-def _log_fields(record: UsageRecord) -> dict[str, Any]:
-    return {
-        "request_id": record.request_id,
-        "key_name": record.key_name,
-        "route": record.route,
-        "model": record.model_name,
-        "server": record.registration_id,
-        "attempts": record.attempts,
-        "status": record.status,
-        "outcome": record.outcome,
-        "first_token_ms": record.first_token_ms,
-        "total_ms": record.total_ms,
-        "prompt_tokens": record.prompt_tokens,
-        "completion_tokens": record.completion_tokens,
-    }
