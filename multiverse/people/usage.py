@@ -46,8 +46,28 @@ class UsageRecord:
 
     def row(self) -> dict[str, Any]:
         """The row of the store's `usage` table."""
-        row = {name: getattr(self, name) for name in self.__slots__}
-        return {**row, "stream": int(self.stream), "tokens_estimated": int(self.tokens_estimated)}
+        return {
+            "request_id": self.request_id,
+            "started_at": self.started_at,
+            "key_id": self.key_id,
+            "key_name": self.key_name,
+            "client_address": self.client_address,
+            "route": self.route,
+            "model_name": self.model_name,
+            "registration_id": self.registration_id,
+            "owner_key_id": self.owner_key_id,
+            "owner_name": self.owner_name,
+            "stream": self.stream,
+            "outcome": self.outcome,
+            "status": self.status,
+            "attempts": self.attempts,
+            "queue_ms": self.queue_ms,
+            "first_token_ms": self.first_token_ms,
+            "total_ms": self.total_ms,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "tokens_estimated": self.tokens_estimated,
+        }
 
 
 class RequestLine(ReadyRecord):

@@ -118,11 +118,10 @@ def storable_row(row: Mapping[str, Any], columns: Collection[str], text_max: int
 
     Raises `ValueError` when a key is not one of `columns` or a value is neither text, number, boolean nor None.
     """
-    unknown = row.keys() - columns
-    if unknown:
-        raise ValueError(f"no such column: {', '.join(sorted(unknown))}; there are: {', '.join(columns)}")
     storable = dict(row)
     # Runs once for every request: what needs no change, nearly everything, costs no call.
+    if tuple(row) != columns and (unknown := row.keys() - columns):
+        raise ValueError(f"no such column: {', '.join(sorted(unknown))}; there are: {', '.join(columns)}")
     for column, value in row.items():
         kind = type(value)
         if kind is str:
