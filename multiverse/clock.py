@@ -13,13 +13,10 @@ from functools import lru_cache
 class Clock:
     """The machine's clocks."""
 
-    def monotonic(self) -> float:
-        """Seconds that never jump; only differences mean anything."""
-        return time.monotonic()
-
-    def unix_seconds(self) -> float:
-        """Seconds since 1970, as the machine believes."""
-        return time.time()
+    # Seconds that never jump; only differences mean anything. Asked ten times per request: no method is around it.
+    monotonic = staticmethod(time.monotonic)
+    # Seconds since 1970, as the machine believes.
+    unix_seconds = staticmethod(time.time)
 
     def utc_iso(self) -> str:
         """Now, as `2026-01-31T12:00:00.123Z` (RFC 3339, milliseconds)."""

@@ -20,6 +20,7 @@ from tornado.httputil import (
 )
 
 from multiverse.web.handlers.staged import StagedHandler
+from multiverse.web.request import GatewayRequest
 from multiverse.web.route import Route
 
 
@@ -39,12 +40,10 @@ class GatewayApplication(tornado.web.Application):
         """Called by the HTTP server for each request."""
         return Dispatch(self, server_conn, request_conn)
 
-    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
-        """As Tornado's, for the paths that have no pattern in them a look-up."""
+    def handler_for(self, request: HTTPServerRequest) -> StagedHandler | None:
+        """The handler of a path that has no pattern in it."""
         found = self._by_path.get(request.path)
-        if found is None:
-            return super().find_handler(request, **kwargs)
-        return self.get_handler_delegate(request, *found)
+        return None if found is None else found[0](self, request, **found[1])
 
     def get_handler_delegate(
         self,
@@ -67,34 +66,42 @@ class Dispatch(HTTPMessageDelegate):
         self._application = application
         self._server_conn = server_conn
         self._request_conn = request_conn
+        self._handler: StagedHandler | None = None
         self._delegate: HTTPMessageDelegate | None = None
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         """The head has come. Raises HTTPInputError for a host or a query that is none."""
-        request = HTTPServerRequest(
-            connection=self._request_conn,
-            server_connection=self._server_conn,
-            start_line=cast(RequestStartLine, start_line),
-            headers=headers,
-        )
+        request = GatewayRequest(self._request_conn, self._server_conn, cast(RequestStartLine, start_line), headers)
+        handler = self._handler = self._application.handler_for(request)
+        if handler is not None:
+            handler.take_head([], {})
+            return None
         delegate = self._delegate = cast(HTTPMessageDelegate, self._application.find_handler(request))
         return delegate.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Some of the body has come."""
+        if self._handler is not None:
+            self._handler.data_received(chunk)
+            return None
         assert self._delegate is not None
         return self._delegate.data_received(chunk)
 
     def finish(self) -> None:
         """The body is whole."""
+        if self._handler is not None:
+            self._handler.answer()
+            return
         assert self._delegate is not None
         self._delegate.finish()
 
     def on_connection_close(self) -> None:
         """The client has left."""
-        if self._delegate is not None:
+        if self._handler is not None:
+            self._handler.on_connection_close()
+        elif self._delegate is not None:
             self._delegate.on_connection_close()
 
 

@@ -6,7 +6,7 @@ For heads that were read strictly (front/heads.py), and for the headers that eve
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -40,6 +40,21 @@ class KnownHeaders(HTTPHeaders):
         if values is None:
             return default
         return values[0] if len(values) == 1 else ",".join(values)
+
+    def __getitem__(self, name: str) -> str:
+        """As Tornado's, without its second dictionary."""
+        values = self._as_list[usual_spelling(name)]
+        return values[0] if len(values) == 1 else ",".join(values)
+
+    def __setitem__(self, name: str, value: str) -> None:
+        """As above."""
+        self._as_list[usual_spelling(name)] = [value]
+
+    def set_all(self, pairs: Mapping[str, str]) -> None:
+        """As `update`, for names of ours."""
+        values = self._as_list
+        for name, value in pairs.items():
+            values[usual_spelling(name)] = [value]
 
 
 @lru_cache(1024)

@@ -46,11 +46,13 @@ class HandlerReply:
         self._write_timeout_seconds = write_timeout_seconds
         self._watching = False
         self._head_is_out = False
+        self._is_whole = False
 
     def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Status and headers; they go out with the first bytes."""
         self._handler.set_status(status)
         self._handler.set_headers(headers)
+        self._is_whole = "Content-Length" in headers
 
     def write(self, data: bytes) -> Awaitable[None] | None:
         """Send now; an awaitable while the client does not keep up."""
@@ -72,7 +74,10 @@ class HandlerReply:
         """Send the rest and end the response."""
         if self._wire.closed:
             return
-        self._handler.finish(data)
+        if self._is_whole:
+            self._handler.finish_whole(data)
+        else:
+            self._handler.finish(data)
         if self._wire.congested:
             self._watch()
 

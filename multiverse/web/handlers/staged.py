@@ -10,9 +10,10 @@ import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Mapping
+from typing import Any, cast
 
 import tornado.web
-from tornado.httputil import HTTPHeaders
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
 
 from multiverse.cancelling import is_cancelled_itself
 from multiverse.web.headers import KnownHeaders, date_now
@@ -25,7 +26,18 @@ class StagedHandler(tornado.web.RequestHandler):
     """Subclasses write `prepare`, `data_received` and the methods. `request_id` is in the headers of every answer."""
 
     request_id = ""
+    _headers: KnownHeaders
+    _headers_written = _finished = False
+    _auto_finish = True
     _answering: asyncio.Task[None] | None = None
+
+    def __init__(self, application: tornado.web.Application, request: HTTPServerRequest, **shared: Any) -> None:
+        """As Tornado's, without what its templates want."""
+        self.application = application
+        self.request = request
+        self.clear()
+        cast(Any, request.connection).set_close_callback(self.on_connection_close)
+        self.initialize(**shared)
 
     def clear(self) -> None:
         """Called by Tornado before anything else, and again before an error is rendered."""
@@ -46,8 +58,7 @@ class StagedHandler(tornado.web.RequestHandler):
 
     def set_headers(self, headers: Mapping[str, str]) -> None:
         """As `set_header` for each; a line break in one is found out when the head is written, on either server."""
-        for name, value in headers.items():
-            self._headers[name] = value
+        self._headers.set_all(headers)
 
     def compute_etag(self) -> None:
         """No ETag: hashing every answer costs more than it saves."""
@@ -58,7 +69,7 @@ class StagedHandler(tornado.web.RequestHandler):
         try:
             if self.request.method not in self.SUPPORTED_METHODS:
                 raise tornado.web.HTTPError(405)
-            self.path_args = [self.decode_argument(value) for value in path_args]
+            self.path_args = [self.decode_argument(value) for value in path_args] if path_args else []
             self.path_kwargs = {name: self.decode_argument(value, name) for name, value in path_kwargs.items()}
             self._cross_origin_protection()
             self.prepare()
@@ -73,7 +84,7 @@ class StagedHandler(tornado.web.RequestHandler):
             method = getattr(self, (self.request.method or "").lower())
             answering = method(*self.path_args, **self.path_kwargs)
             if answering is not None:
-                self._answering = asyncio.ensure_future(self._see_out(answering))
+                self._answering = asyncio.get_running_loop().create_task(self._see_out(answering))
             elif not self._finished:
                 self.finish()
         except Exception as error:
@@ -90,6 +101,17 @@ class StagedHandler(tornado.web.RequestHandler):
             self._handle_request_exception(error)
         except Exception as error:
             self._handle_request_exception(error)
+
+    def finish_whole(self, body: bytes) -> None:
+        """As `finish`, for a body whose headers are set, its length included: nothing is left to find out."""
+        connection = self.request.connection
+        assert connection is not None
+        cast(Any, connection).set_close_callback(None)
+        self._headers_written = True
+        connection.write_headers(ResponseStartLine("", self._status_code, self._reason), self._headers, body)
+        connection.finish()
+        self._finished = True
+        self.on_finish()
 
     def on_connection_close(self) -> None:
         """The client has left. For subclasses: stop what it was for."""
