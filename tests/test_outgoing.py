@@ -26,9 +26,10 @@ HOSTILE = some.text(some.sampled_from("a\r\n\0\t :;\x7f\x85\u2028é漢\ud800") |
 def head_of(api_key: str | None, request_id: str | None, via: str = VIA, body: bytes | None = b"{}") -> bytes | None:
     """What goes out for a request; None when it is refused before it is dialled."""
     registration = build_registration(api_key=api_key)
-    items = request_headers(registration, via=via, request_id=request_id, content_type="application/json")
+    items = request_headers(registration, via=via, content_type="application/json")
+    own = [] if request_id is None else [("X-Request-ID", request_id)]
     target = "/v1/chat/completions"
-    request = ServerRequest(registration.endpoint, target, method="POST", header_items=items, body=body)
+    request = ServerRequest(registration.endpoint, target, method="POST", header_items=items, own_items=own, body=body)
     try:
         return request.head()
     except ValueError:

@@ -6,7 +6,6 @@ Rows go to the store's next batch; nothing here waits for the disk. Prompts and 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +102,7 @@ class Usage:
     def __init__(self, *, store: Store, on_end: Callable[[UsageRecord], None] | None = None) -> None:
         self._store = store
         self._on_end = on_end
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight: dict[str, int] = {}
         self._outcomes = dict.fromkeys(OUTCOMES, 0)
         self._prompt_tokens = 0
         self._completion_tokens = 0
@@ -111,16 +110,16 @@ class Usage:
     @property
     def in_flight(self) -> int:
         """How many requests are under way."""
-        return self._in_flight.total()
+        return sum(self._in_flight.values())
 
     def admitted(self, key_name: str) -> None:
         """A request by this key may go on; `ended` must follow."""
-        self._in_flight[key_name] += 1
+        self._in_flight[key_name] = self._in_flight.get(key_name, 0) + 1
 
     def ended(self, record: UsageRecord) -> None:
         """The request of `record` is over."""
-        self._in_flight[record.key_name] -= 1
-        if not self._in_flight[record.key_name]:
+        in_flight = self._in_flight[record.key_name] = self._in_flight[record.key_name] - 1
+        if not in_flight:
             del self._in_flight[record.key_name]  # Only who is here now, however many keys have come and gone.
         self._outcomes[record.outcome] += 1
         self._prompt_tokens += record.prompt_tokens or 0

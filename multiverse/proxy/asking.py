@@ -65,18 +65,18 @@ def server_request(call: Call, server: Server, relay: Relay, body: bytes, settin
     headers = request_headers(
         registration,
         via=call.via,
-        request_id=call.request_id,
         accept="*/*" if call.route.startswith("/v1/audio/") else accept,
         content_type="application/json",
     )
-    story = call.story
+    own_items, story = [("X-Request-ID", call.request_id)], call.story
     if story.trace is not None:
-        headers.append(("traceparent", story.trace.header(story.steps[-1].span_id)))
+        own_items.append(("traceparent", story.trace.header(story.steps[-1].span_id)))
     return ServerRequest(
         registration.endpoint,
         registration.endpoint.path + call.route,
         method="POST",
         header_items=headers,
+        own_items=own_items,
         body=body,
         response_callback=relay.on_head,
         streaming_callback=relay.on_data,

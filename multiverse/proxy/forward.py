@@ -292,7 +292,7 @@ class Forwarding:
         if reason:
             self._call.story.failed(self._proxy.clock.monotonic(), "server_error", reason)
         self._settle(blame, reason)
-        if self._exchange is not None:
+        if self._exchange is not None and not self._exchange.done():
             self._exchange.discard_rest(LEFTOVER_SECONDS)
 
     def _blame(self, attempt: Attempt, verdict: Verdict) -> None:

@@ -63,6 +63,9 @@ class WithInnerUsage(msgspec.Struct):
     usage: TokenCounts | None = None
 
 
+WITH_USAGE = msgspec.json.Decoder(WithUsage)
+
+
 class WithError(msgspec.Struct):
     """An event that may be an error: `{"error": …}`, or on `/v1/responses` one of the type `error`."""
 
@@ -84,7 +87,7 @@ class Meter:
     def read_usage(self, document: bytes) -> bool:
         """Take over the `usage` of a JSON document. False when it is neither a JSON object nor an array."""
         try:
-            found = msgspec.json.decode(document, type=WithUsage)
+            found = WITH_USAGE.decode(document)
         except msgspec.ValidationError:
             return is_json_container(document)  # Its usage is not OpenAI's; perhaps the rest is not JSON either.
         except (msgspec.DecodeError, RecursionError, ValueError):

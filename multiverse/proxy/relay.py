@@ -44,6 +44,10 @@ class Relay:
     attempt must be counted out, so that a client's next request finds the slot free.
     """
 
+    # There once the answer is known to be one of events; most plain answers never need them.
+    _reader: EventReader
+    _watch: StreamWatch
+
     def __init__(
         self,
         call: Call,
@@ -63,12 +67,14 @@ class Relay:
         self._answer = answer
         self._client_headers = client_headers
         self._max_body_size = max_body_size
-        self._reader = EventReader(max_event_size)
-        self._watch = StreamWatch(whole_when(call.route), meter, drops_usage=drops_usage)
+        self._max_event_size = max_event_size
+        self._drops_usage = drops_usage
         self._meter = meter
         self._on_commit = on_commit
         self._on_whole = on_whole
         self._head: ResponseHead | None = None
+        self._content_type = ""
+        self._is_good = False
         self._is_events = False
         self._collected: list[bytes] = []
         self._collected_size = 0
@@ -91,14 +97,21 @@ class Relay:
     def on_head(self, head: ResponseHead) -> None:
         """Status and headers have come. Raises Refused for what can be refused without its body."""
         self._head = head
-        content_type = head.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if not 200 <= head.status < 300 or tunnel_reason(head.status, head.headers) is not None:
+        content_type = self._content_type = head.headers.get("content-type", "").partition(";")[0].strip().lower()
+        self._is_good = 200 <= head.status < 300 and tunnel_reason(head.status, head.headers) is None
+        if not self._is_good:
             return
-        self._is_events = content_type == "text/event-stream"
-        if self._is_events and not self._call.stream:
-            raise Refused(bad_answer_verdict("the server answers a plain request with a stream of events"))
-        if not self._is_events and not is_html(head.headers):
+        if content_type == "text/event-stream":
+            self._expect_events()
+        elif not is_html(head.headers):
             self._expect_document(content_type)
+
+    def _expect_events(self) -> None:
+        if not self._call.stream:
+            raise Refused(bad_answer_verdict("the server answers a plain request with a stream of events"))
+        self._is_events = True
+        self._reader = EventReader(self._max_event_size)
+        self._watch = StreamWatch(whole_when(self._call.route), self._meter, drops_usage=self._drops_usage)
 
     def _expect_document(self, content_type: str) -> None:
         if not (content_type in ("application/json", "") or self._is_audio(content_type)):
@@ -134,9 +147,10 @@ class Relay:
     def _collect(self, data: bytes) -> None:
         self._collected.append(data)
         self._collected_size += len(data)
-        good = self._head is not None and 200 <= self._head.status < 300
-        if self._collected_size > (self._max_body_size if good else min(self._max_body_size, MAX_ERROR_BODY_BYTES)):
-            raise AnswerTooLarge()
+        if self._collected_size > min(self._max_body_size, MAX_ERROR_BODY_BYTES):
+            good = self._head is not None and 200 <= self._head.status < 300
+            if not good or self._collected_size > self._max_body_size:
+                raise AnswerTooLarge()
 
     def _pass_on(self, block: bytes) -> Awaitable[None] | None:
         if not self.committed:
@@ -192,13 +206,12 @@ class Relay:
         head = self._head
         assert head is not None
         body = b"".join(self._collected)
-        content_type = head.headers.get("content-type", "").partition(";")[0].strip().lower()
         self._answer.held_for_json = False
-        if not 200 <= head.status < 300 or tunnel_reason(head.status, head.headers) or is_html(head.headers, body):
+        if not self._is_good or is_html(head.headers, body):
             asked_for = self._server.registration.served_model_name or self._server.registration.model_name
             return answer_verdict(head.status, head.headers, body, asked_for)
-        if self._is_audio(content_type):
-            headers = {"Content-Type": content_type, "Content-Disposition": "attachment"}
+        if self._is_audio(self._content_type):
+            headers = {"Content-Type": self._content_type, "Content-Disposition": "attachment"}
         elif self._meter.read_usage(body):
             headers = JSON_HEADERS
         else:

@@ -48,15 +48,16 @@ class RequestNumbers:
         self.tokens[model, "output"] += record.completion_tokens or 0
         self.queue.note(record.queue_ms / 1000)
         if record.total_ms is not None:
-            self.duration.setdefault(model, Histogram(REQUEST_BOUNDS)).note(record.total_ms / 1000)
+            _histogram_of(model, self.duration).note(record.total_ms / 1000)
         if record.first_token_ms is not None:
-            self.first_token.setdefault(model, Histogram(REQUEST_BOUNDS)).note(record.first_token_ms / 1000)
+            _histogram_of(model, self.first_token).note(record.first_token_ms / 1000)
         if story is not None:
             self._note_story(story)
 
     def _note_story(self, story: Story) -> None:
-        if story.overhead_ms is not None:
-            self.overhead.note(story.overhead_ms / 1000)
+        overhead_ms = story.overhead_ms
+        if overhead_ms is not None:
+            self.overhead.note(overhead_ms / 1000)
         for number, step in enumerate(story.steps, 1):
             if step.code is not None:
                 self.failed_attempts[step.code] += 1
@@ -72,3 +73,10 @@ class RequestNumbers:
             return OTHER
         self._models.add(model_name)
         return model_name
+
+
+def _histogram_of(model: str, histograms: dict[str, Histogram]) -> Histogram:
+    histogram = histograms.get(model)
+    if histogram is None:
+        histogram = histograms[model] = Histogram(REQUEST_BOUNDS)
+    return histogram

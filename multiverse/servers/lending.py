@@ -7,6 +7,7 @@ Decides in sync code only, without I/O. What the words of the terms mean is term
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from multiverse.clock import Clock
 from multiverse.servers.identity import CLASS, FRIENDS, ME, Registration
@@ -15,8 +16,7 @@ from multiverse.servers.terms import MINUTES_OF_A_DAY, QuietHours, as_time, day_
 PAUSED, QUIET, CAPPED, NOT_OFFERED, RESERVED = "paused", "quiet", "capped", "not_offered", "reserved"
 
 
-@dataclass(frozen=True, slots=True)
-class Asker:
+class Asker(NamedTuple):
     """Whose request it is: a key's id, or an address for those without one; and how much it counts in a queue."""
 
     name: str = ""

@@ -6,6 +6,8 @@ server only. Contract §3, "Headers to a server".
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from multiverse import __version__
 from multiverse.servers.server import Registration
 
@@ -13,14 +15,16 @@ USER_AGENT = f"multiverse/{__version__}"
 
 
 def request_headers(
-    registration: Registration,
-    *,
-    via: str,
-    request_id: str | None = None,
-    accept: str = "application/json",
-    content_type: str | None = None,
-) -> list[tuple[str, str]]:
-    """Headers for one request to the server of `registration`; `Host` and `Content-Length` come from the transport."""
+    registration: Registration, *, via: str, accept: str = "application/json", content_type: str | None = None
+) -> tuple[tuple[str, str], ...]:
+    """The headers that requests to the server of `registration` have in common; the transport adds those about length
+    and host, whoever forwards the id of a request.
+    """
+    return _headers(registration.api_key, via, accept, content_type)
+
+
+@lru_cache(256)
+def _headers(api_key: str | None, via: str, accept: str, content_type: str | None) -> tuple[tuple[str, str], ...]:
     headers = [
         ("User-Agent", USER_AGENT),
         ("Accept", accept),
@@ -30,8 +34,6 @@ def request_headers(
     ]
     if content_type is not None:
         headers.append(("Content-Type", content_type))
-    if request_id is not None:
-        headers.append(("X-Request-ID", request_id))
-    if registration.api_key is not None:
-        headers.append(("Authorization", f"Bearer {registration.api_key}"))
-    return headers
+    if api_key is not None:
+        headers.append(("Authorization", f"Bearer {api_key}"))
+    return tuple(headers)

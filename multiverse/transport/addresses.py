@@ -11,7 +11,7 @@ import ipaddress
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from multiverse.errors import InvalidRequest
 
@@ -93,18 +93,19 @@ class Endpoint:
 
     `host` is lower-case ASCII: an IDNA A-label, a dotted quad, or IPv6 in short form without brackets. A number in an
     odd spelling (`127.1`) stays as it was, for `AddressPolicy.check_host` to refuse. `path` is "" or "/prefix".
+    `authority` is the value of `Host`: the port only when it is not the scheme's own (RFC 9110 §7.2).
     """
 
     scheme: str
     host: str
     port: int
     path: str
+    authority: str = field(init=False, compare=False)
 
-    @property
-    def authority(self) -> str:
-        """Value of the `Host` header: the port only when it is not the scheme's own (RFC 9110 §7.2)."""
+    def __post_init__(self) -> None:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _default_port(self.scheme) else f"{host}:{self.port}"
+        authority = host if self.port == _default_port(self.scheme) else f"{host}:{self.port}"
+        object.__setattr__(self, "authority", authority)
 
     @property
     def url(self) -> str:

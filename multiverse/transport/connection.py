@@ -48,6 +48,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._discarded_bytes = 0
         self._discard_timer: asyncio.TimerHandle | None = None
+        self._poller: select.poll | None = None
 
     # -- what asyncio calls --------------------------------------------------------------------------------------------
 
@@ -227,12 +228,14 @@ class Connection(asyncio.Protocol):
 
         The loop hears of it in its next turn only, which would be too late for a request written in this one.
         """
+        if self._poller is not None:
+            return bool(self._poller.poll(0))
         assert self.inlet is not None
         descriptor = self.inlet.get_extra_info("socket").fileno()
         if hasattr(select, "poll"):
-            poller = select.poll()
-            poller.register(descriptor, select.POLLIN)
-            return bool(poller.poll(0))
+            self._poller = select.poll()
+            self._poller.register(descriptor, select.POLLIN)
+            return self.has_unread_bytes()
         return bool(select.select([descriptor], [], [], 0)[0])  # Windows has no poll().
 
     def start(self, exchange: Exchange) -> None:

@@ -27,6 +27,8 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(r"[/*][!-~]*")
 _CONTROL_CHARACTERS = bytes(code for code in (*range(32), 127) if code != ord("\t"))
 _WRITTEN_BY_THE_CLIENT = frozenset({"host", "content-length", "transfer-encoding"})
+# What clients make up shall not fill the memory of heads.
+LONGEST_REMEMBERED = 256
 _METHODS_WITH_A_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -60,8 +62,9 @@ class ResponseHead:
 class ServerRequest(HTTPRequest):
     """One request to a server.
 
-    `header_items` are sent as given, between `Host` and `Content-Length`, which the client writes itself; `host`
-    replaces the endpoint's own name in the first. All timeouts are seconds, None = no limit: `connect_timeout` (name,
+    `header_items` and `own_items` are sent as given, between `Host` and `Content-Length`, which the client writes
+    itself; the first are remembered as bytes, so what differs in every request belongs into the second. `host` replaces
+    the endpoint's own name in `Host`. All timeouts are seconds, None = no limit: `connect_timeout` (name,
     TCP, TLS), `first_byte_timeout` (from sent to response head), `idle_timeout` (between two reads of the body),
     `request_timeout` (everything). `max_body_size` counts the body's bytes, decoded.
 
@@ -77,6 +80,7 @@ class ServerRequest(HTTPRequest):
         *,
         method: str = "GET",
         header_items: Sequence[tuple[str, str]] = (),
+        own_items: Sequence[tuple[str, str]] = (),
         body: bytes | None = None,
         response_callback: Callable[[ResponseHead], None] | None = None,
         streaming_callback: StreamingCallback | None = None,
@@ -92,6 +96,7 @@ class ServerRequest(HTTPRequest):
         self.target = target
         self.method = method
         self.header_items = header_items
+        self.own_items = own_items
         self.payload = body
         self._body = body or b""
         self.response_callback = response_callback
@@ -115,9 +120,9 @@ class ServerRequest(HTTPRequest):
 
     @property
     def headers(self) -> HTTPHeaders:
-        """The `header_items`, in Tornado's shape."""
+        """The `header_items` and `own_items`, in Tornado's shape."""
         headers = HTTPHeaders()
-        for name, value in self.header_items:
+        for name, value in (*self.header_items, *self.own_items):
             headers.add(name, value)
         return headers
 
@@ -131,22 +136,34 @@ class ServerRequest(HTTPRequest):
         Raises ValueError where a value would start a new header line, or is no HTTP for another reason.
         """
         method, target, payload = self.method, self.target, self.payload
-        if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(target):
-            raise ValueError("the method must be a token, the target '/' and visible ASCII characters")
-        lines = [f"{method} {target} HTTP/1.1", f"Host: {self.host or self.endpoint.authority}"]
-        lines += [f"{_header_name(name)}: {value}" for name, value in self.header_items]
+        beginning = _beginning if len(target) <= LONGEST_REMEMBERED else _beginning.__wrapped__
+        head = beginning(method, target, self.host or self.endpoint.authority, tuple(self.header_items))
+        if self.own_items:
+            head += _lines([f"{_header_name(name)}: {value}" for name, value in self.own_items])
         if payload is not None or method in _METHODS_WITH_A_BODY:  # RFC 9110 §8.6: say so even when it is empty.
-            lines.append(f"Content-Length: {len(payload or b'')}")
-        head = "\r\n".join(lines).encode("latin-1")
-        line_breaks = 2 * (len(lines) - 1)
-        if len(head.translate(None, _CONTROL_CHARACTERS)) != len(head) - line_breaks:
-            raise ValueError("a header holds a line break or another control character")
-        return head + b"\r\n\r\n"
+            head += b"Content-Length: %d\r\n" % len(payload or b"")
+        return head + b"\r\n"
+
+
+@lru_cache(maxsize=256)
+def _beginning(method: str, target: str, host: str, items: tuple[tuple[str, str], ...]) -> bytes:
+    """The request line and the lines that requests to one server have in common; remembered."""
+    if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(target):
+        raise ValueError("the method must be a token, the target '/' and visible ASCII characters")
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}"]
+    return _lines([*lines, *[f"{_header_name(name)}: {value}" for name, value in items]])
+
+
+def _lines(lines: list[str]) -> bytes:
+    data = "\r\n".join(lines).encode("latin-1")
+    if len(data.translate(None, _CONTROL_CHARACTERS)) != len(data) - 2 * (len(lines) - 1):
+        raise ValueError("a header holds a line break or another control character")
+    return data + b"\r\n"
 
 
 @lru_cache(maxsize=256)
 def _header_name(name: str) -> str:
-    """`name`, if it may stand in `header_items`; remembered, since it is asked ten times a request."""
+    """`name`, if it may be that of a header item; remembered."""
     if not _TOKEN.fullmatch(name):
         raise ValueError("a header name must be a token")
     if name.lower() in _WRITTEN_BY_THE_CLIENT:
@@ -168,7 +185,6 @@ class ServerResponse(HTTPResponse):
         self.request_time = request_time
         self.reused_connection = reused
         self.error = None
-        self.effective_url = request.url
         self.start_time = None
         self.time_info = {}
 
@@ -176,6 +192,15 @@ class ServerResponse(HTTPResponse):
     def body(self) -> bytes:
         """The decoded body."""
         return self.payload
+
+    @property
+    def effective_url(self) -> str:
+        """The address that was asked."""
+        return self.request.url
+
+    @effective_url.setter
+    def effective_url(self, value: str) -> None:
+        raise AttributeError("a ServerResponse comes from where its request went")
 
     def __getattr__(self, name: str) -> Any:
         """`headers` and `buffer`, as Tornado's class has them: built when they are asked for."""

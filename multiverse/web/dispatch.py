@@ -19,7 +19,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from multiverse.web.handlers.staged import StagedHandler
+from multiverse.web.handlers.staged import StagedHandler, request_ids
 from multiverse.web.request import GatewayRequest
 from multiverse.web.route import Route
 
@@ -29,7 +29,7 @@ class GatewayApplication(tornado.web.Application):
 
     def __init__(self, routes: Sequence[Route], shared: dict[str, Any], **settings: Any) -> None:
         rules = [(route.pattern, route.handler, {**shared, "route": route}) for route in routes]
-        super().__init__(cast(Any, rules), **settings)
+        super().__init__(cast(Any, rules), request_ids=request_ids(), **settings)
         self._by_path = {
             pattern: (handler, arguments)
             for route, (pattern, handler, arguments) in zip(routes, rules, strict=True)

@@ -46,6 +46,10 @@ class KnownHeaders(HTTPHeaders):
         values = self._as_list[usual_spelling(name)]
         return values[0] if len(values) == 1 else ",".join(values)
 
+    def __contains__(self, name: object) -> bool:
+        """As above."""
+        return isinstance(name, str) and usual_spelling(name) in self._as_list
+
     def __setitem__(self, name: str, value: str) -> None:
         """As above."""
         self._as_list[usual_spelling(name)] = [value]

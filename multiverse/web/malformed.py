@@ -9,7 +9,7 @@ import msgspec
 from tornado.httputil import HTTPHeaders
 
 from multiverse.errors import InvalidRequest, envelope
-from multiverse.web.handlers.staged import request_id_of
+from multiverse.web.handlers.staged import chosen_request_id, request_ids
 
 LOG = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def malformed_answer(headers: HTTPHeaders | None) -> bytes:
         f"HTTP/1.1 {error.status} Bad Request",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
-        f"X-Request-ID: {request_id_of(headers or HTTPHeaders())}",
+        f"X-Request-ID: {chosen_request_id(headers or HTTPHeaders()) or next(request_ids())}",
         "X-Content-Type-Options: nosniff",
         "Connection: close",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from typing import Any, cast
 
 import tornado.web
@@ -18,6 +18,8 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
 from multiverse.cancelling import is_cancelled_itself
 from multiverse.web.headers import KnownHeaders, date_now
 
+ID_BYTES = 12
+IDS_AT_A_TIME = 256
 REQUEST_ID = re.compile(r"[A-Za-z0-9._+/=-]{1,200}")
 
 
@@ -42,7 +44,7 @@ class StagedHandler(tornado.web.RequestHandler):
     def clear(self) -> None:
         """Called by Tornado before anything else, and again before an error is rendered."""
         if not self.request_id:
-            self.request_id = request_id_of(self.request.headers)
+            self.request_id = chosen_request_id(self.request.headers) or next(self.application.settings["request_ids"])
         self._headers = KnownHeaders(
             (
                 ("Content-Type", "text/html; charset=UTF-8"),
@@ -117,7 +119,17 @@ class StagedHandler(tornado.web.RequestHandler):
         """The client has left. For subclasses: stop what it was for."""
 
 
-def request_id_of(headers: HTTPHeaders) -> str:
-    """The request id that the client chose, if it is one, else a new one."""
-    given = headers.get("X-Request-ID", "")
-    return given if REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+def chosen_request_id(headers: HTTPHeaders) -> str:
+    """The request id that the client chose, if it is one."""
+    given = headers.get("X-Request-ID")
+    return given if given and REQUEST_ID.fullmatch(given) else ""
+
+
+def request_ids() -> Iterator[str]:
+    """New request ids, which nobody can guess: whoever knows one may ask for its story. Asks the system for many at a
+    time.
+    """
+    while True:
+        digits = secrets.token_hex(ID_BYTES * IDS_AT_A_TIME)
+        for start in range(0, len(digits), 2 * ID_BYTES):
+            yield f"req-{digits[start : start + 2 * ID_BYTES]}"
