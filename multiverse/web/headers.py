@@ -16,19 +16,18 @@ LONGEST_REMEMBERED = 64
 
 
 class KnownHeaders(HTTPHeaders):
-    """Headers of Tornado 6.6 with these pairs; a name that comes twice has both values."""
+    """Headers of Tornado 6.6 with these pairs, each name once."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        values: dict[str, list[str]] = {}
-        for name, value in pairs:
-            # What clients make up shall not fill the memory of names.
-            known_name = usual_spelling(name) if len(name) <= LONGEST_REMEMBERED else usual_spelling.__wrapped__(name)
-            if known_name in values:
-                values[known_name].append(value)
-            else:
-                values[known_name] = [value]
-        self._as_list = values
+        self._as_list = {usual_spelling(name): [value] for name, value in pairs}
         self._combined_cache = {}
+
+    @classmethod
+    def of_lists(cls, values: dict[str, list[str]]) -> KnownHeaders:
+        """Headers with these values by name in its usual spelling."""
+        headers = cls(())
+        headers._as_list = values
+        return headers
 
     def get_all(self) -> Iterable[tuple[str, str]]:
         """All pairs."""

@@ -8,21 +8,22 @@ sends it, for another protocol, and methods that it does not know, here a 404 or
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from tornado.httputil import HTTPHeaders, HTTPInputError, RequestStartLine
 
-from multiverse.web.headers import KnownHeaders
+from multiverse.web.headers import LONGEST_REMEMBERED, KnownHeaders, usual_spelling
 
 MAX_HEAD_BYTES = 65_536
 MAX_HEADER_LINES = 256
 # A length of more digits is beyond every limit, whatever it is.
 MOST_LENGTH_DIGITS = 18
+MALFORMED = "malformed request line or header"
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-HEAD = re.compile(
-    rb"(" + TOKEN + rb") ([!-~\x80-\xff]+) HTTP/1\.([0-9])\r\n"
-    rb"((?:" + TOKEN + rb":[\t -~\x80-\xff]*\r\n)*)"
-)  # fmt: skip
+REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~\x80-\xff]+) HTTP/1\.([0-9])")
+FIELD_NAME = re.compile(TOKEN.decode("ascii"))
+FIELDS = re.compile(rb"(?:" + TOKEN + rb":[\t -~\x80-\xff]*\r\n)*")
 
 
 class RequestHead:
@@ -30,15 +31,14 @@ class RequestHead:
 
     __slots__ = ("expects_continue", "headers", "keep_alive", "length", "method", "start_line", "version")
 
-    def __init__(self, method: str, target: str, minor_version: int, headers: HTTPHeaders) -> None:
-        self.method = method
-        self.version = "HTTP/1.1" if minor_version else "HTTP/1.0"
-        self.start_line = RequestStartLine(method, target, self.version)
+    def __init__(self, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
+        self.start_line = start_line
+        self.method, _target, self.version = start_line
         self.headers = headers
         self.length: int | None = 0
         self.keep_alive = _keep_alive(self.version, headers.get("Connection"))
         self.expects_continue = (
-            "Expect" in headers and headers["Expect"].lower() == "100-continue" and minor_version > 0
+            "Expect" in headers and headers["Expect"].lower() == "100-continue" and self.version == "HTTP/1.1"
         )
 
     def read_framing(self) -> None:
@@ -65,18 +65,49 @@ def read_head(data: bytes) -> RequestHead:
     """
     if len(data) > MAX_HEAD_BYTES:
         raise HTTPInputError("head too large")
-    match = HEAD.fullmatch(data.removeprefix(b"\r\n"))  # RFC 9112 §2.2: an empty line before a request is forgiven.
-    if match is None:
-        raise HTTPInputError("malformed request line or header")
-    method, target, minor_version, fields = match.groups()
-    lines = fields.decode("latin-1").split("\r\n")
+    first, _line_end, rest = data.removeprefix(b"\r\n").partition(b"\r\n")  # RFC 9112 §2.2 forgives an empty line.
+    fields = rest.decode("latin-1")
+    bare = fields.replace("\r\n", "")
+    if not (bare.isascii() and bare.isprintable()) and FIELDS.fullmatch(rest) is None:
+        raise HTTPInputError(MALFORMED)
+    lines = fields.split("\r\n")
     if len(lines) > MAX_HEADER_LINES:
         raise HTTPInputError("too many header lines")
     del lines[-1]  # behind the last line end
-    headers = KnownHeaders(
-        [(name, value.strip(" \t")) for name, _colon, value in [line.partition(":") for line in lines]]
-    )
-    return RequestHead(method.decode("ascii"), target.decode("latin-1"), int(minor_version), headers)
+    start_line = _start_line(first) if len(first) <= LONGEST_REMEMBERED else _start_line.__wrapped__(first)
+    return RequestHead(start_line, KnownHeaders.of_lists(_values_by_name(lines)))
+
+
+@lru_cache(256)
+def _start_line(line: bytes) -> RequestStartLine:
+    match = REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise HTTPInputError(MALFORMED)
+    method, target, minor_version = match.groups()
+    version = "HTTP/1.0" if minor_version == b"0" else "HTTP/1.1"
+    return RequestStartLine(method.decode("ascii"), target.decode("latin-1"), version)
+
+
+def _values_by_name(lines: list[str]) -> dict[str, list[str]]:
+    values: dict[str, list[str]] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise HTTPInputError(MALFORMED)
+        # What clients make up shall not fill the memory of names.
+        known_name = _field_name(name) if len(name) <= LONGEST_REMEMBERED else _field_name.__wrapped__(name)
+        if known_name in values:
+            values[known_name].append(value.strip(" \t"))
+        else:
+            values[known_name] = [value.strip(" \t")]
+    return values
+
+
+@lru_cache(1024)
+def _field_name(name: str) -> str:
+    if FIELD_NAME.fullmatch(name) is None:
+        raise HTTPInputError(MALFORMED)
+    return usual_spelling.__wrapped__(name)
 
 
 def _length(text: str) -> int:
