@@ -10,13 +10,10 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 COPY_DEPTH = 4
 PLAIN_TYPES = frozenset({str, bool, type(None)})
-# What logging finds out for each record, before anything is known.
-UNKNOWN: Mapping[str, Any] = MappingProxyType(logging.makeLogRecord({}).__dict__)
 
 
 class ReadyRecord(logging.LogRecord):
@@ -26,13 +23,14 @@ class ReadyRecord(logging.LogRecord):
     is made in the writer's thread.
     """
 
-    def __init__(self, name: str, level: int, message: str) -> None:
-        self.__dict__.update(UNKNOWN)
-        self.name = name
-        self.levelno = level
-        self.levelname = logging.getLevelName(level)
-        self.msg = message
-        self.created = time.time()
+    def __init__(self, beginning: Mapping[str, Any]) -> None:
+        self.__dict__ = {**beginning, "created": time.time()}
+
+    @staticmethod
+    def beginning(name: str, level: int, message: str) -> Mapping[str, Any]:
+        """What all records of one kind have in common."""
+        known = {"name": name, "levelno": level, "levelname": logging.getLevelName(level), "msg": message}
+        return {**logging.makeLogRecord({}).__dict__, **known}
 
     @property
     @abstractmethod

@@ -32,6 +32,8 @@ def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
 def _exception_text(record: logging.LogRecord) -> str:
     """Traceback and stack of a record that `logs` prepared, newlines inside; empty when there is none."""
     snapshot = record.__dict__.get("traceback")
+    if snapshot is record.exc_text is record.stack_info is None:
+        return ""
     parts = ["".join(snapshot.format()) if snapshot is not None else record.exc_text, record.stack_info]
     return "\n".join(part.rstrip("\n") for part in parts if part)
 

@@ -61,8 +61,8 @@ _PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     ),
 )
 
-# No pattern finds anything in a text without one of these; most values of fields have none.
-_ANY_SIGN = re.compile(r"[:=@\"']|bearer|sk-|mv-|hf_", _FLAGS)
+# No pattern finds anything in a text in lower case without one of these; most values of fields have none.
+_SIGNS = (":", "=", "@", '"', "'", "bearer", "sk-", "mv-", "hf_")
 
 _SECRET_FIELD = re.compile(
     r"api[-_]?keys?$|(?:^|[-_])(?:authorization|cookie|password|passwd|secret|token)$|^key$", _FLAGS
@@ -135,14 +135,10 @@ class Redactor:
                 text = text.replace(spelling, REDACTED)
         if self._as_words is not None:
             text = self._as_words.sub(REDACTED, text)
-        if not _ANY_SIGN.search(text):
-            return text
         lowered = text.lower()
-        for signs, pattern, replacement in _PATTERNS:
-            for sign in signs:
-                if sign in lowered:
-                    text = pattern.sub(replacement, text)
-                    break
+        for sign in _SIGNS:
+            if sign in lowered:
+                return _without_look_alikes(text, lowered)
         return text
 
     def redact_value(self, name: str, value: Any) -> Any:
@@ -156,6 +152,15 @@ class Redactor:
         if isinstance(value, list):
             return [self.redact_value(name, inner) for inner in value]
         return value
+
+
+def _without_look_alikes(text: str, lowered: str) -> str:
+    for signs, pattern, replacement in _PATTERNS:
+        for sign in signs:
+            if sign in lowered:
+                text = pattern.sub(replacement, text)
+                break
+    return text
 
 
 def _spellings(secret: str) -> set[str]:

@@ -15,6 +15,7 @@ from multiverse.storage.store import Store
 
 LOG = logging.getLogger("multiverse.requests")
 
+BEGINNING = ReadyRecord.beginning(LOG.name, logging.INFO, "request")
 OUTCOMES = ("ok", "failed", "client_closed", "rejected")
 
 
@@ -73,7 +74,7 @@ class RequestLine(ReadyRecord):
     """The log line of a request that has ended."""
 
     def __init__(self, record: UsageRecord) -> None:
-        super().__init__(LOG.name, logging.INFO, "request")
+        super().__init__(BEGINNING)
         self._record = record
 
     @property

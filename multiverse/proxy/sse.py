@@ -89,7 +89,7 @@ class EventReader:
         """
         pending = self._pending
         if not pending and data.endswith(USUAL_BOUNDARIES):
-            return self._checked(data)
+            return data if len(data) <= self._max_event_size else self._checked(data)
         start = max(len(pending) - LONGEST_BOUNDARY, 0)
         pending += data
         end = _last_boundary(pending, start)

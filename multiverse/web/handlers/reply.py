@@ -56,17 +56,16 @@ class HandlerReply:
 
     def write(self, data: bytes) -> Awaitable[None] | None:
         """Send now; an awaitable while the client does not keep up."""
-        wire = self._wire
-        if wire.closed:
-            return None
         if self._head_is_out:
-            flushed = wire.write(data)
+            flushed = self._wire.write(data)
+        elif self._wire.closed:
+            return None
         else:
             self._head_is_out = True
             self._handler.write(data)
             flushed = self._handler.flush()
-        if not wire.congested:
-            return None
+        if flushed.done():
+            return None  # It is written, or the client has left, of which `on_connection_close` tells.
         self._watch()
         return _quietly(flushed)
 
