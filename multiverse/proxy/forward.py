@@ -281,7 +281,7 @@ class Forwarding:
 
     def _on_commit(self) -> None:
         self._account.committed()
-        if self._exchange is not None:
+        if self._exchange is not None and not self._exchange.done():
             self._exchange.set_idle_timeout(self._proxy.settings.stream_idle_timeout_seconds)
 
     def _on_whole(self, blame: Blame, reason: str) -> None:

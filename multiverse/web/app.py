@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -169,6 +170,7 @@ async def _serve(config: Config, logs: Logs) -> int:
             shown = f"[{host}]" if ":" in host else host
             LOG.info("multiverse %s listening on http://%s:%d", __version__, shown, port)
             gateway.watch_servers()
+            gc.freeze()  # What is there by now stays: no collection has to look through it again.
             filling = asyncio.create_task(_fill(gateway, entries))
             if config.reload:
                 tornado.autoreload.start()

@@ -33,6 +33,10 @@ class KnownHeaders(HTTPHeaders):
         """All pairs."""
         return [(name, value) for name, values in self._as_list.items() for value in values]
 
+    def lines(self) -> list[str]:
+        """As they stand in a head."""
+        return [f"{name}: {value}" for name, values in self._as_list.items() for value in values]
+
     def get(self, name: str, default: Any = None) -> Any:
         """As every mapping's, which for a name that is missing raises and catches an exception."""
         values = self._as_list.get(usual_spelling(name))

@@ -22,6 +22,7 @@ from tornado.iostream import IOStream
 
 from multiverse.web.front.bodies import ChunkedBody, FixedBody
 from multiverse.web.front.heads import RequestHead
+from multiverse.web.headers import KnownHeaders
 
 if TYPE_CHECKING:
     from multiverse.web.front.connection import FrontConnection
@@ -83,7 +84,10 @@ class FrontExchange(HTTPConnection):
         self.started = True
         status = start_line.code
         lines = [f"HTTP/1.1 {status} {start_line.reason}"]
-        lines += [f"{name}: {value}" for name, value in headers.get_all()]
+        if isinstance(headers, KnownHeaders):
+            lines += headers.lines()
+        else:
+            lines += [f"{name}: {value}" for name, value in headers.get_all()]
         self._frame(status, headers, lines)
         self._say_whether_it_stays(status, headers, lines)
         text = "\r\n".join(lines)
@@ -95,10 +99,11 @@ class FrontExchange(HTTPConnection):
         return self._connection.send(data + self._framed(chunk) if chunk else data)
 
     def _frame(self, status: int, headers: HTTPHeaders, lines: list[str]) -> None:
+        length = headers.get("Content-Length")
         if self.head.method == "HEAD" or status in (204, 304) or 100 <= status < 200:
             self._missing = 0
-        elif "Content-Length" in headers:
-            self._missing = int(headers["Content-Length"])
+        elif length is not None:
+            self._missing = int(length)
         elif self.head.version == "HTTP/1.1":
             self._chunked = True
             lines.append("Transfer-Encoding: chunked")
@@ -106,7 +111,7 @@ class FrontExchange(HTTPConnection):
             self.keep_alive = False  # An old client knows the end of such a body by the end of the connection.
 
     def _say_whether_it_stays(self, status: int, headers: HTTPHeaders, lines: list[str]) -> None:
-        said = headers["Connection"].lower() if "Connection" in headers else ""
+        said = headers.get("Connection", "").lower()
         if (
             said == "close"
             or self._connection.closing

@@ -37,24 +37,23 @@ class RequestHead:
         self.headers = headers
         self.length: int | None = 0
         self.keep_alive = _keep_alive(self.version, headers.get("Connection"))
-        self.expects_continue = (
-            "Expect" in headers and headers["Expect"].lower() == "100-continue" and self.version == "HTTP/1.1"
-        )
+        self.expects_continue = headers.get("Expect", "").lower() == "100-continue" and self.version == "HTTP/1.1"
 
     def read_framing(self) -> None:
         """Find out how the body ends. Raises HTTPInputError where that is not beyond doubt."""
         headers = self.headers
-        if "Transfer-Encoding" in headers:
-            if "Content-Length" in headers:
+        coding, length = headers.get("Transfer-Encoding"), headers.get("Content-Length")
+        if coding is not None:
+            if length is not None:
                 raise HTTPInputError("Transfer-Encoding beside Content-Length")
             if self.version == "HTTP/1.0":
                 raise HTTPInputError("Transfer-Encoding in HTTP/1.0")
-            if headers["Transfer-Encoding"].lower() != "chunked":
+            if coding.lower() != "chunked":
                 raise HTTPInputError("unknown Transfer-Encoding")
             self.length = None
-        elif "Content-Length" in headers:
-            self.length = _length(headers["Content-Length"])
-        if "Host" in headers and len(headers.get_list("Host")) > 1:
+        elif length is not None:
+            self.length = _length(length)
+        if len(headers.get_list("Host")) > 1:
             raise HTTPInputError("repeated Host")
 
 
