@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from typing import cast
 
 from multiverse.cancelling import is_cancelled_itself
 from multiverse.clock import Clock
@@ -235,7 +234,7 @@ class Forwarding:
         relay = self._relay(server, drops_usage=drops_usage)
         request = server_request(self._call, server, relay, body, settings)
         loop = asyncio.get_running_loop()
-        exchange = self._exchange = cast(Exchange, self._proxy.transport.fetch(request))
+        exchange = self._exchange = self._proxy.transport.begin(request)
         relay.exchange = exchange
         patience = loop.call_later(settings.request_timeout_seconds, relay.give_up_waiting)
         try:

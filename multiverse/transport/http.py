@@ -45,8 +45,9 @@ __all__ = ["Exchange", "StreamingHTTPClient"]
 class StreamingHTTPClient(AsyncHTTPClient):
     """A pool of keep-alive connections per server behind `fetch()`.
 
-    `fetch(ServerRequest)` is the gateway's way: an `Exchange`, whose failures are `TransportError`s and which has the
-    result for every status. `fetch(HTTPRequest | str)` behaves as Tornado documents it, without redirects.
+    `fetch(ServerRequest)`, or `begin`, is the gateway's way: an `Exchange`, whose failures are `TransportError`s and
+    which has the result for every status. `fetch(HTTPRequest | str)` behaves as Tornado documents it, without
+    redirects.
     """
 
     IDLE_SECONDS: ClassVar[float] = 4.0  # Node, uvicorn and llama.cpp close after 5 s: be gone before them.
@@ -71,7 +72,7 @@ class StreamingHTTPClient(AsyncHTTPClient):
         the class.
         """
         if isinstance(request, ServerRequest):
-            return self._begin(request)
+            return self.begin(request)
         self._begun_by_fetch_impl = None
         answer = super().fetch(request, raise_error, **kwargs)
         exchange = self._begun_by_fetch_impl
@@ -84,7 +85,7 @@ class StreamingHTTPClient(AsyncHTTPClient):
         plain: HTTPRequest = getattr(request, "request", request)
         try:
             wanted = server_request(plain, self.defaults)
-            exchange = self._begin(wanted)
+            exchange = self.begin(wanted)
         except (ValueError, NotImplementedError) as error:
             callback(HTTPResponse(plain, 599, error=error, request_time=0))
             return
@@ -123,7 +124,8 @@ class StreamingHTTPClient(AsyncHTTPClient):
 
     # -- finding a connection ------------------------------------------------------------------------------------------
 
-    def _begin(self, request: ServerRequest) -> Exchange:
+    def begin(self, request: ServerRequest) -> Exchange:
+        """Send `request`; as `fetch`, for those who know what they send."""
         if self._closed:
             raise RuntimeError("fetch() called on a closed client")
         exchange = Exchange(request, self.loop)

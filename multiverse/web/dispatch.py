@@ -73,7 +73,7 @@ class Dispatch(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         """The head has come. Raises HTTPInputError for a host or a query that is none."""
-        request = GatewayRequest(self._request_conn, self._server_conn, cast(RequestStartLine, start_line), headers)
+        request = GatewayRequest(self._request_conn, self._server_conn, start_line, headers)
         handler = self._handler = self._application.handler_for(request)
         if handler is not None:
             handler.take_head([], {})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from functools import lru_cache
 
-from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPServerRequest, RequestStartLine
+from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPServerRequest, RequestStartLine, ResponseStartLine
 
 from multiverse.web.headers import LONGEST_REMEMBERED
 
@@ -21,9 +21,10 @@ class GatewayRequest(HTTPServerRequest):
         self,
         connection: HTTPConnection,
         server_connection: object,
-        start_line: RequestStartLine,
+        start_line: RequestStartLine | ResponseStartLine,
         headers: HTTPHeaders,
     ) -> None:
+        assert isinstance(start_line, RequestStartLine)
         method, target, version = start_line
         host = headers.get("Host")
         if host is None or len(host) > LONGEST_REMEMBERED or "?" in target:

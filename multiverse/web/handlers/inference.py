@@ -153,8 +153,7 @@ class ForwardHandler(GatewayHandler):
 
     def _show_allowance(self) -> None:
         if self._allowance is not None:
-            for name, value in self._allowance.headers().items():
-                self.set_header(name, value)
+            self.set_headers(self._allowance.headers())
 
     async def post(self, *args: str) -> None:
         """Forward, and answer with whatever comes of it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from typing import Protocol, cast
+from typing import Any, Protocol
 
 from tornado.iostream import StreamClosedError
 
@@ -42,7 +42,8 @@ class HandlerReply:
 
     def __init__(self, handler: GatewayHandler, *, write_timeout_seconds: float) -> None:
         self._handler = handler
-        self._wire = cast(Wire, handler.request.connection)
+        connection: Any = handler.request.connection
+        self._wire: Wire = connection
         self._write_timeout_seconds = write_timeout_seconds
         self._watching = False
         self._head_is_out = False

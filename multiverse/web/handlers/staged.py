@@ -10,7 +10,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import tornado.web
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
@@ -38,7 +38,8 @@ class StagedHandler(tornado.web.RequestHandler):
         self.application = application
         self.request = request
         self.clear()
-        cast(Any, request.connection).set_close_callback(self.on_connection_close)
+        connection: Any = request.connection  # HTTPConnection does not have this method, as Tornado itself regrets.
+        connection.set_close_callback(self.on_connection_close)
         self.initialize(**shared)
 
     def clear(self) -> None:
@@ -106,9 +107,8 @@ class StagedHandler(tornado.web.RequestHandler):
 
     def finish_whole(self, body: bytes) -> None:
         """As `finish`, for a body whose headers are set, its length included: nothing is left to find out."""
-        connection = self.request.connection
-        assert connection is not None
-        cast(Any, connection).set_close_callback(None)
+        connection: Any = self.request.connection
+        connection.set_close_callback(None)
         self._headers_written = True
         connection.write_headers(ResponseStartLine("", self._status_code, self._reason), self._headers, body)
         connection.finish()
