@@ -174,6 +174,9 @@ def _header_name(name: str) -> str:
 class ServerResponse(HTTPResponse):
     """A whole answer. Without a `streaming_callback`, `body` holds the bytes; with one it is empty."""
 
+    error = None
+    start_time = None
+
     def __init__(
         self, request: HTTPRequest, head: ResponseHead, body: bytes, *, request_time: float, reused: bool
     ) -> None:
@@ -184,8 +187,6 @@ class ServerResponse(HTTPResponse):
         self.payload = body
         self.request_time = request_time
         self.reused_connection = reused
-        self.error = None
-        self.start_time = None
         self.time_info = {}
 
     @property

@@ -90,10 +90,10 @@ class FrontExchange(HTTPConnection):
             lines += [f"{name}: {value}" for name, value in headers.get_all()]
         self._frame(status, headers, lines)
         self._say_whether_it_stays(status, headers, lines)
-        text = "\r\n".join(lines)
-        if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1 or "\0" in text:
+        data = "\r\n".join(lines).encode("latin-1")
+        if len(data.translate(None, b"\r\n\0")) != len(data) - 2 * (len(lines) - 1):
             raise ValueError("a header holds a line break or NUL")
-        data = text.encode("latin-1") + b"\r\n\r\n"
+        data += b"\r\n\r\n"
         if status == SWITCHING_PROTOCOLS:
             self._connection.write_at_once()
         return self._connection.send(data + self._framed(chunk) if chunk else data)
