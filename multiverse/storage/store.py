@@ -25,9 +25,9 @@ from multiverse.storage.database import what_is_wrong
 from multiverse.storage.rows import (
     PROBE_COLUMNS,
     STATE_COLUMNS,
-    USAGE_COLUMNS,
     observed_row,
     storable_server,
+    usage_row,
 )
 from multiverse.storage.writer import Writer
 
@@ -202,7 +202,7 @@ class Store:
 
     def queue_usage(self, row: Mapping[str, Any]) -> None:
         """A row for `usage`."""
-        self._backlog.add_usage(observed_row(row, USAGE_COLUMNS))
+        self._backlog.add_usage(usage_row(row))
 
     async def flush(self) -> None:
         """Everything queued so far is on disk when it returns."""

@@ -35,19 +35,19 @@ class KnownHeaders(HTTPHeaders):
 
     def lines(self) -> list[str]:
         """As they stand in a head."""
-        return [f"{name}: {value}" for name, values in self._as_list.items() for value in values]
+        try:
+            return [f"{name}: {value}" for name, [value] in self._as_list.items()]
+        except ValueError:  # One of them has several values.
+            return [f"{name}: {value}" for name, value in self.get_all()]
 
     def get(self, name: str, default: Any = None) -> Any:
         """As every mapping's, which for a name that is missing raises and catches an exception."""
         values = self._as_list.get(usual_spelling(name))
-        if values is None:
-            return default
-        return values[0] if len(values) == 1 else ",".join(values)
+        return default if values is None else ",".join(values)
 
     def __getitem__(self, name: str) -> str:
         """As Tornado's, without its second dictionary."""
-        values = self._as_list[usual_spelling(name)]
-        return values[0] if len(values) == 1 else ",".join(values)
+        return ",".join(self._as_list[usual_spelling(name)])
 
     def __contains__(self, name: object) -> bool:
         """As above."""
