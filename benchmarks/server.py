@@ -138,7 +138,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _answer_without_order(self) -> bytes:
         path = self._path.partition(b"?")[0]
-        if path == b"/v1/models":
+        if path.endswith(b"/v1/models"):  # below any path: one process may be many servers
             return self._scripts.models
         if path in (b"/health", b"/health_generate", b"/server_info", b"/get_server_info", b"/model_info"):
             return self._scripts.about

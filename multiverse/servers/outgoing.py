@@ -23,7 +23,7 @@ def request_headers(
     return _headers(registration.api_key, via, accept, content_type)
 
 
-@lru_cache(256)
+@lru_cache(4096)  # for as many keys of servers
 def _headers(api_key: str | None, via: str, accept: str, content_type: str | None) -> tuple[tuple[str, str], ...]:
     headers = [
         ("User-Agent", USER_AGENT),

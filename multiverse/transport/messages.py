@@ -145,7 +145,7 @@ class ServerRequest(HTTPRequest):
         return head + b"\r\n"
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)  # Taken in turn, servers beyond the size would find nothing at all remembered.
 def _beginning(method: str, target: str, host: str, items: tuple[tuple[str, str], ...]) -> bytes:
     """The request line and the lines that requests to one server have in common; remembered."""
     if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(target):
