@@ -24,7 +24,6 @@ from multiverse.web.dispatch import GatewayApplication
 from multiverse.web.front.door import ClientLimits, FrontDoor
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.handlers.inference import ForwardHandler
-from multiverse.web.handlers.staged import request_ids
 from multiverse.web.routes import ROUTES, Route
 from tests import wire
 from tests.answers import ERRORS, assert_error, assert_error_headers
@@ -357,7 +356,7 @@ async def test_an_unforeseen_fault(
     route = Route(shown=path, pattern=path, handler=handler, access="anyone", methods={method: "Fails."})
     monkeypatch.setattr(Forwarding, "_ask_one_after_the_other", cancelled)
     async with Gateway(load_config(environ, dotenv_path=None)) as gateway:
-        settings = {"cors_allow_origins": (), "log_function": lambda handler: None, "request_ids": request_ids()}
+        settings = {"cors_allow_origins": (), "log_function": lambda handler: None}
         limits = ClientLimits(header_timeout_seconds=5, body_timeout_seconds=5, write_timeout_seconds=5)
         server = FrontDoor(GatewayApplication([route], {"gateway": gateway}, **settings), limits)
         (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
