@@ -13,19 +13,23 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import benchmarks
-from benchmarks.answers import DONE, RequestShape, StreamAnswer, order_number
+from benchmarks.answers import DONE, MODEL, RequestShape, StreamAnswer, order_number
 from benchmarks.contestants import Direct, Gateway, Site
 from benchmarks.installs import NotAvailable
 from benchmarks.load import Drive, Plan, Tally
 from benchmarks.rounds import Cores, Results, run_rounds
+from benchmarks.scale import ASKED_SERVERS, make_store, write_registrations
 from benchmarks.server import STREAM_HEAD, framed, json_answer
 from benchmarks.targets import is_ours
 from benchmarks.workloads import WORKLOADS, Size, Workload
+from multiverse.servers.identity import Registration
+from multiverse.storage.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Size(
@@ -208,3 +212,17 @@ async def test_a_plain_answer_of_another_request_is_broken() -> None:
     body = {"choices": [{"message": {"role": "assistant", "content": "000000000007 something"}}]}
     tally = await ask_one_that_says(json_answer(json.dumps(body).encode()))
     assert (tally.requests, tally.broken) == (2, 2)
+
+
+async def test_the_registrations_of_the_scale_benchmark_are_registrations(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    await make_store(path)
+    write_registrations(path, ASKED_SERVERS + 250, (1, 2))
+    store = Store(str(path))
+    await store.open()
+    registrations = [Registration.from_row(row) for row in await store.load_registrations()]
+    await store.close()
+    by_model = Counter(registration.model_name for registration in registrations)
+    assert by_model.pop(MODEL) == ASKED_SERVERS
+    assert sorted(by_model.values()) == [50, 100, 100]
+    assert len({registration.endpoint for registration in registrations}) == len(registrations)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multiverse.people.usage import UsageRecord
 from multiverse.storage import Store
 from multiverse.storage.rows import storable_row
 from tests.stores import FULL_ROW, opened, registration
@@ -121,3 +122,28 @@ async def test_a_queued_row_is_a_copy(path: Path) -> None:
         store.queue_usage(row)
         row["status"] = 500
         assert [usage["status"] for usage in await store.usage_rows()] == [200]
+
+
+WHOLE_ROW = UsageRecord("req-1", "2026", "key", "anonymous", "127.0.0.1", "/v1/x", "m", False, outcome="ok").row()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("route", "half \ud83d of a pair", "half \N{REPLACEMENT CHARACTER} of a pair"),
+        ("model_name", "é" * 5000, "é" * 4095 + "…"),
+        ("prompt_tokens", 10**30, 2**63 - 1),
+        ("owner_name", None, None),
+        ("total_ms", 1.5, 1.5),
+    ],
+)
+async def test_a_whole_row_of_usage_is_judged_as_a_part_is(path: Path, column: str, value: Any, expected: Any) -> None:
+    async with opened(path) as store:
+        store.queue_usage(WHOLE_ROW)
+        store.queue_usage({**WHOLE_ROW, column: value})
+        for wrong in ({}, b"bytes", [1]):
+            with pytest.raises(ValueError, match=column):
+                store.queue_usage({**WHOLE_ROW, column: wrong})
+        odd, plain = await store.usage_rows()
+    assert odd == {**plain, "id": odd["id"], column: expected}
+    assert {name: plain[name] for name in WHOLE_ROW} == WHOLE_ROW
