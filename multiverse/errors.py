@@ -133,6 +133,11 @@ class RateLimitExceeded(GatewayError):
 
     status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
 
+    def headers(self) -> dict[str, str]:
+        """For what lasts longer than `Retry-After` may say, as a day's limit does, a library would ask in vain."""
+        lasts = (self.retry_after_seconds or 0.0) > RETRY_AFTER_MAX_SECONDS
+        return {**super().headers(), **({"X-Should-Retry": "false"} if lasts else {})}
+
 
 class InternalError(GatewayError):
     """A fault of ours; the details are in the log, under the request id."""

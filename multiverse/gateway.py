@@ -58,6 +58,7 @@ LOG = logging.getLogger(__name__)
 WRONG_KEYS_PER_MINUTE = 50
 SECONDS_OF_A_DAY = 86400.0
 WRONG_SIGN_INS_PER_MINUTE = 10
+OWNERS_PROBES_PER_MINUTE = 30
 SESSION_IDLE_SECONDS = 12 * 3600.0
 AUTO_DEREGISTER_LOOKS_SECONDS = 60.0
 RETENTION_LOOKS_SECONDS = 3600.0
@@ -87,6 +88,7 @@ class Gateway:
         self.allowances = Allowances(by_role=_limits_by_role(config), clock=self.clock)
         self.wrong_key_limit = RateLimit(limit=WRONG_KEYS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
         self.sign_in_limit = RateLimit(limit=WRONG_SIGN_INS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
+        self.owners_probe_limit = RateLimit(limit=OWNERS_PROBES_PER_MINUTE, period_seconds=60.0, clock=self.clock)
         self.sessions = Sessions(keys=self.keys, clock=self.clock, idle_seconds=SESSION_IDLE_SECONDS)
         self.store = Store(config.database_path)
         self.keyring = KeyRing(keys=self.keys, table=KeyTable(self.store), clock=self.clock)

@@ -55,8 +55,8 @@ def assert_error_headers(response: Response) -> None:
     assert response.header("Server") is None, "nobody is told what runs here"
     assert (response.header("WWW-Authenticate") == "Bearer") == (status == 401)
     assert (response.header("Allow") is not None) == (status == 405)
-    # A 503 says so where owners do not lend their servers now, which may last for hours.
-    once = {True} if status in (502, 504) else {True, False} if status == 503 else {False}
+    # A 503 says so where owners do not lend their servers now, a 429 where it is a day's limit: that may last hours.
+    once = {True} if status in (502, 504) else {True, False} if status in (429, 503) else {False}
     assert (response.header("X-Should-Retry") == "false") in once, "our attempts are not multiplied"
     retry_after = response.header("Retry-After")
     assert (retry_after is not None) == (status in (429, 503))

@@ -101,8 +101,9 @@ def test_tokens_of_a_day() -> None:
         allowance.count()
         allowances.spend("key-a", tokens)
         assert allowance.headers()["x-ratelimit-remaining-tokens"] == left
-    with pytest.raises(RateLimitExceeded, match="in 1m30s"):
+    with pytest.raises(RateLimitExceeded, match="in 1m30s") as refused:
         allowance.count()
+    assert refused.value.headers() == {"Retry-After": "60", "X-Should-Retry": "false"}, "a library would ask in vain"
     assert allowance.headers()["x-ratelimit-reset-tokens"] == "1m30s"
     allowance_of(allowances, name="key-b").count()
     clock.pass_time(90)

@@ -200,10 +200,15 @@ def test_students_see_and_change_their_own_servers_only(
 
 def test_a_roster_is_all_or_nothing(gateway: GatewayProcess) -> None:
     before = gateway.admin("GET", "/admin/keys").json()["total"]
-    text = "Email;x\n"
-    for wrong, where in (("name,email\nAda,ada@x.org\nBen,not-an-address", "Line 3"), ("", "1 to"), ('"open', "CSV")):
+    for wrong, where in (
+        ("name,email\nAda,ada@x.org\nBen,not-an-address", "Line 3"),
+        ("", "1 to"),
+        ('"open', "CSV"),
+        ("Ada\n" * 2002 + '"open', "1 to 2000"),  # Read no further than it may be long.
+        ("Ada\n" * 250_001, "onger than"),
+    ):
         refused = gateway.admin("POST", "/admin/keys/import", {"csv": wrong})
-        assert where in assert_error(refused, "invalid_request", "csv"), text
+        assert where in assert_error(refused, "invalid_request", "csv"), wrong[:50]
     assert gateway.admin("GET", "/admin/keys").json()["total"] == before
     good = "\ufeffemail,name\r\nada@x.org,Ada\r\n\r\n,Ben\r\n"
     answer = gateway.admin("POST", "/admin/keys/import", {"csv": good, "role": "reader", "expires_at": "2099-01-01"})

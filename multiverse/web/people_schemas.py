@@ -21,7 +21,7 @@ from multiverse.storage.usage_table import GROUPS
 from multiverse.web.schemas import Email, Line, ModelNames, PositiveInteger, QueryInteger, load
 from multiverse.web.strict_fields import StrictBoolean
 
-MOST_USES, MOST_ROSTER_ROWS, HEAVIEST = 10_000, 2000, 100
+MOST_USES, MOST_ROSTER_ROWS, LONGEST_ROSTER, HEAVIEST = 10_000, 2000, 1_000_000, 100
 LONGEST_LIFETIME_MINUTES = 60 * 24 * 366
 LONGEST_MOOD_MINUTES = 60
 KEY_ROLES = validate.OneOf(ROLES)
@@ -80,7 +80,7 @@ class RosterSchema(Schema):
     class Meta:
         unknown = RAISE
 
-    csv = fields.String(required=True)
+    csv = fields.String(required=True, validate=validate.Length(max=LONGEST_ROSTER))
     role = fields.String(validate=CLAIMED_ROLES)
     models = ModelNames(allow_none=True)
     expires_at = Moment(allow_none=True)
@@ -200,11 +200,16 @@ def read_roster(text: str) -> list[dict[str, Any]]:
 
     Raises InvalidRequest that names the line at fault; nobody shall get a key before the whole file is good.
     """
+    numbered: list[tuple[int, list[str]]] = []
     try:
-        lines = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text.lstrip("\ufeff")), strict=True)]
+        for number, row in enumerate(csv.reader(io.StringIO(text.lstrip("\ufeff")), strict=True), 1):
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                numbered.append((number, cells))
+            if len(numbered) > MOST_ROSTER_ROWS + 1:
+                break  # Too many already: the rest would only hold up the loop.
     except csv.Error as error:
         raise InvalidRequest(f"The roster is not CSV: {error}.", param="csv") from error
-    numbered = [(number, row) for number, row in enumerate(lines, 1) if any(row)]
     columns = ["name", "email"]
     if numbered and "name" in [cell.lower() for cell in numbered[0][1]]:
         columns = [cell.lower() for cell in numbered.pop(0)[1]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from multiverse.errors import InvalidAPIKey, PermissionDenied
+from multiverse.errors import PermissionDenied
 from multiverse.people.keys import ANONYMOUS
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.people_schemas import AccountSchema
@@ -19,7 +19,7 @@ class AccountHandler(GatewayHandler):
     def admit(self) -> None:
         """Only who has a key has an account."""
         if self.caller.role == ANONYMOUS:
-            raise InvalidAPIKey
+            raise self.wrong_key()
 
     def get(self) -> None:
         """The key that asks: its record, what it may use, and what it has used today."""

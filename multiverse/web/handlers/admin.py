@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from multiverse.clock import iso_from_unix
-from multiverse.errors import ServerNotFound
+from multiverse.errors import RateLimitExceeded, ServerNotFound
 from multiverse.people.keys import Caller, Keys
 from multiverse.servers.identity import CLASS
 from multiverse.servers.lending import Asker
@@ -37,6 +37,7 @@ WITHOUT: Mapping[str, Any] = MappingProxyType(
 )
 SERVER_QUERY_SCHEMA, PROBES_QUERY_SCHEMA = ServerQuerySchema(), ProbesQuerySchema()
 DEFAULT_PROBES, MOST_PROBES = 20, 100
+ASKS_THE_SERVER = frozenset({"endpoint_url", "api_key", "served_model_name"})
 MOST_FAILURES, FAILURES_SINCE_SECONDS = 20, 86_400
 
 
@@ -75,6 +76,20 @@ class OwnerHandler(GatewayHandler):
             raise ServerNotFound("No server of yours has this registration id. GET /admin/servers lists yours.")
         return server
 
+    def count_probe(self) -> None:
+        """Who is no admin may send the gateway to an address so often: it is no scanner of the network it stands in.
+
+        Raises RateLimitExceeded.
+        """
+        if self.owner_key_id is None:
+            return
+        wait_seconds = self.gateway.owners_probe_limit.allow(self.owner_key_id)
+        if wait_seconds is not None:
+            raise RateLimitExceeded(
+                "Your key has had too many addresses probed within a minute. Wait as long as `Retry-After` says.",
+                retry_after_seconds=wait_seconds,
+            )
+
     def document(self, server: Server) -> dict[str, Any]:
         """The record of `server` as the caller sees it."""
         return server_document(server, self.caller, self.gateway.keys)
@@ -97,6 +112,7 @@ class RegisterHandler(OwnerHandler):
     async def post(self) -> None:
         """Register a server, or update the one that is registered for the same model and address."""
         fields, require_healthy = self.registration_fields(load(REGISTER_SCHEMA, self.read_json()))
+        self.count_probe()
         if self.owner_key_id is not None:
             fields = {"owner_name": self.caller.name, **fields}
         server, created = await self.gateway.registrations.register(
@@ -117,6 +133,8 @@ class RegistrationHandler(OwnerHandler):
         """Change the fields that are sent; null clears an optional one."""
         self.server_of_caller(registration_id)
         fields, require_healthy = self.registration_fields(load(UPDATE_SCHEMA, self.read_json()))
+        if require_healthy or ASKS_THE_SERVER & fields.keys():
+            self.count_probe()
         server = await self.update(registration_id, fields, require_healthy=require_healthy)
         self.reply_json({**self.document(server), "message": "Registration updated."})
 
@@ -214,6 +232,7 @@ class ProbeHandler(OwnerHandler):
     async def post(self, registration_id: str) -> None:
         """Probe now, counted like any other probe."""
         server = self.server_of_caller(registration_id)
+        self.count_probe()
         result = await self.gateway.health.probe(server)
         probe = {"ok": result.ok, "reason": result.reason, "response_time_ms": result.response_time_ms}
         self.reply_json({**self.document(server), "probe": probe})

@@ -163,16 +163,20 @@ class GatewayHandler(StagedHandler):
 
     def _identify(self) -> Caller:
         access = self.route.access
-        key = self._presented_key()
-        caller = self.gateway.keys.identify(key) if key else self._signed_in()
+        caller = self.known_caller()
         if access in ("admin", "owner"):
             if caller is None:
-                raise self._wrong_key(counts=bool(key))
+                raise self.wrong_key()
             if not (caller.is_admin or (access == "owner" and caller.may_own_servers)):
                 raise PermissionDenied("This key may not do this. Use the admin's key.")
         elif access == "client" and self.gateway.config.require_client_api_key and caller is None:
-            raise self._wrong_key(counts=bool(key))
+            raise self.wrong_key()
         return caller or NOBODY
+
+    def known_caller(self) -> Caller | None:
+        """Whose key or session the request comes with, as of now; None for neither, and for those that are not good."""
+        key = self._presented_key()
+        return self.gateway.keys.identify(key) if key else self._signed_in()
 
     def session_id(self) -> str:
         """The session that the browser claims to be in; empty for none, and for requests of other sites' pages."""
@@ -193,8 +197,9 @@ class GatewayHandler(StagedHandler):
         scheme, _, key = headers.get("Authorization", "").partition(" ")
         return key.strip() if scheme.lower() == "bearer" else ""
 
-    def _wrong_key(self, *, counts: bool) -> GatewayError:
-        wait_seconds = self.gateway.wrong_key_limit.allow(self.client_address) if counts else None
+    def wrong_key(self) -> GatewayError:
+        """The error for whoever lacks a key that is good here. Wrong ones are counted by address."""
+        wait_seconds = self.gateway.wrong_key_limit.allow(self.client_address) if self._presented_key() else None
         if wait_seconds is not None:
             return RateLimitExceeded(
                 "Too many wrong API keys from this address. Wait, and check the key.", retry_after_seconds=wait_seconds

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 
-from multiverse.errors import InvalidAPIKey, NotFound
+from multiverse.errors import NotFound
 from multiverse.people.keys import NOBODY
 from multiverse.people.usage import UsageRecord
 from multiverse.proxy.stories import StoryQuery
@@ -32,7 +32,7 @@ class MetricsHandler(GatewayHandler):
             return
         scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
-            raise InvalidAPIKey()
+            raise self.wrong_key()
 
     async def get(self) -> None:
         """The numbers as they are now."""
@@ -51,7 +51,7 @@ class StoriesHandler(GatewayHandler):
     def get(self) -> None:
         """One's own requests, the admin's to read in all; only for who shows a key: an address may be many people's."""
         if self.caller is NOBODY:
-            raise InvalidAPIKey
+            raise self.wrong_key()
         query = load(STORIES_QUERY_SCHEMA, first_values(self.request))
         order, limit = query.pop("sort", DEFAULT_ORDER), query.pop("limit", DEFAULT_STORIES)
         own = None if self.caller.is_admin else self.caller.key_id
@@ -86,6 +86,7 @@ class StoryHandler(GatewayHandler):
     def _may_read(self, record: UsageRecord) -> bool:
         if self.caller.is_admin:
             return True
+        # By id: a name is whatever somebody called themselves when they claimed a key.
         if record.key_id != self.caller.key_id:
             return False
         # Those without a key are told apart by their address.

@@ -1,6 +1,7 @@
 """`GET /admin/events`: the one stream of server-sent events from which pages learn what changes.
 
-What the events are stands in web/feed.py. A stream ends when its session does, and when the gateway drains.
+What the events are stands in web/feed.py. A stream ends when its listener is no admin any more, and when the gateway
+drains.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class EventsHandler(GatewayHandler):
     async def _tell(self, feed: Feed, version: int) -> None:
         clock = self.gateway.clock
         told_seconds = clock.monotonic()
-        while not (self._left or self.gateway.draining or self._signed_out()):
+        while self._may_listen() and not (self._left or self.gateway.draining):
             if await feed.wait(version, LOOK_SECONDS):
                 version, events = feed.since(version)
             elif clock.monotonic() - told_seconds >= KEEP_ALIVE_SECONDS:
@@ -59,10 +60,10 @@ class EventsHandler(GatewayHandler):
             self.write(events)
             await self.flush()
 
-    def _signed_out(self) -> bool:
-        """Whoever came with a session must still be in it; whoever came with a key has it still."""
-        session_id = self.session_id()
-        return bool(session_id) and not self._presented_key() and self._signed_in() is None
+    def _may_listen(self) -> bool:
+        """Sessions end, keys are revoked, expire and change their role: asked at each look, not at the door only."""
+        caller = self.known_caller()
+        return caller is not None and caller.is_admin
 
     def on_connection_close(self) -> None:
         """The listener left."""

@@ -99,16 +99,17 @@ def model_record(model_name: str, created_unix: float, servers: list[Server]) ->
     }
 
 
-class QueueHandler(GatewayHandler):
-    """`GET /v1/queue`: who waits for what; of others only how many."""
+class QueueHandler(OfferHandler):
+    """`GET /v1/queue`: who waits for what; of others only how many, and only for what is on offer to the caller."""
 
     def get(self) -> None:
         """Each model that somebody waits for, and where one's own requests stand."""
-        queue, mine = self.gateway.queue, self.asker
+        queue, mine, offers = self.gateway.queue, self.asker, self.offers()
         models, yours = [], []
         for model_name in queue.waiting_models():
             standings = [standing for _place, standing in queue.standings(model_name)]
-            models.append({"model": model_name, "waiting": len(standings)})
+            if model_name in offers or any(standing.asker == mine for standing in standings):
+                models.append({"model": model_name, "waiting": len(standings)})
             yours += [
                 {
                     "model": model_name,

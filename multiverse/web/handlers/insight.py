@@ -174,6 +174,7 @@ class LookHandler(OwnerHandler):
             # The key goes to the address it was given for, and to no other.
             if known.endpoint.url == fields["endpoint_url"].strip().rstrip("/"):
                 fields["api_key"] = known.api_key
+        self.count_probe()
         endpoint_url, result, models = await self.gateway.registrations.look(fields)
         self.reply_json(
             {

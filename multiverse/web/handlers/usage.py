@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from multiverse.errors import InvalidAPIKey
 from multiverse.people.keys import ANONYMOUS
 from multiverse.storage.usage_table import GROUPS, SUMS
 from multiverse.web.handlers.base import GatewayHandler, first_values
@@ -59,7 +58,7 @@ class OwnUsageHandler(ReportHandler):
     async def get(self) -> None:
         """The usage of the key that asks, and what its owner has given and taken."""
         if self.caller.role == ANONYMOUS:
-            raise InvalidAPIKey
+            raise self.wrong_key()
         query = load(OWN_USAGE_QUERY_SCHEMA, first_values(self.request))
         key_id = self.caller.key_id
         people = await self.gateway.usage_table.people(key_id)
