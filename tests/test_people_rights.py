@@ -7,13 +7,14 @@ from collections import Counter
 
 from tests import wire
 from tests.answers import assert_error
-from tests.conftest import StartGateway
+from tests.clients import EventStream
+from tests.conftest import StartGateway, StartPeer
 from tests.operations import AnswerChat, Hold
 from tests.peers import ScriptedPeer
 from tests.processes import GatewayProcess
 from tests.test_keyring import bearer, make_key, post
 from tests.test_sessions import cookie_of, listen, sign_in
-from tests.waiting import eventually_equal
+from tests.waiting import eventually, eventually_equal
 
 
 def test_a_name_opens_nothing(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
@@ -77,6 +78,39 @@ def test_who_listens_must_still_be_an_admin(gateway: GatewayProcess) -> None:
             stream.read_to_end()
             assert stream.response.ended == "orderly"
         assert time.monotonic() - since < 1.0, "revoked within a second"
+
+
+def test_a_revoked_key_ends_what_it_has_under_way(gateway: GatewayProcess, start_peer: StartPeer, model: str) -> None:
+    """A loop of a stolen key is over at once: streams, answers that are awaited, the queue, bodies on their way."""
+    streams, answers = start_peer(), start_peer()
+    gateway.register(streams, f"{model}-s")
+    gateway.register(answers, model, max_concurrency=1)
+    key_id, key = make_key(gateway)
+    streams.script(wire.STREAM_HEAD + wire.chunk(wire.chat_chunk("Hello")), Hold())
+    answers.script(Hold())
+    body = wire.chat_body(model)
+    with gateway.client() as first, gateway.client() as second, gateway.client() as third, gateway.client() as fourth:
+        first.request("POST", "/v1/chat/completions", wire.chat_body(f"{model}-s", True), bearer(key))
+        stream = EventStream(first)
+        stream.read_events(1)
+        second.request("POST", "/v1/chat/completions", body, bearer(key))
+        answers.wait_for_requests()
+        third.request("POST", "/v1/chat/completions", body, bearer(key))
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\n"
+        fourth.send(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:10])
+        eventually_equal(lambda: gateway.stats()["requests"]["queued"], 1, "the third waits")
+        since = time.monotonic()
+        assert gateway.admin("DELETE", f"/admin/keys/{key_id}").status == 200
+        stream.read_to_end()
+        assert "invalid_api_key" in stream.events[-1].data
+        assert stream.response.ended == "orderly"
+        fourth.send(body[10:])
+        for client in (second, third, fourth):
+            assert_error(client.read_response(), "invalid_api_key")
+        assert time.monotonic() - since < 1.0, "revoked within a second"
+    assert len(answers.requests) == 1
+    assert gateway.chat(model).status == 200, "its slot is free again, and nobody is blamed"
+    eventually(lambda: f"key revoked key_id={key_id}" in gateway.output, "the log says whose")
 
 
 def test_wrong_keys_are_limited_wherever_they_are_tried(start_gateway: StartGateway) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from multiverse.clock import Clock
 from multiverse.people.keys import Keys
-from multiverse.people.sessions import MOST_SESSIONS, Sessions
+from multiverse.people.sessions import MOST_SESSIONS, MOST_SESSIONS_OF_A_KEY, Sessions
 from tests import wire
 from tests.answers import assert_error
 from tests.clients import EventStream, Response
@@ -69,14 +69,25 @@ def test_a_session_lasts_while_it_is_used() -> None:
 
 
 def test_sessions_are_bounded_and_die_with_their_key() -> None:
-    clock = MovedClock()
-    sessions = Sessions(keys=Keys(admin_key="the-admin-s-key"), clock=clock, idle_seconds=60)
-    ids = [str(sessions.begin("the-admin-s-key")) for _number in range(MOST_SESSIONS + 5)]
+    clock, students = MovedClock(), [f"key-{number}" for number in range(60)]
+    sessions = Sessions(keys=Keys(admin_key="the-admin-s-key", client_keys=students), clock=clock, idle_seconds=60)
+    admins = [str(sessions.begin("the-admin-s-key")) for _number in range(2)]
+    ids = [str(sessions.begin(students[0])) for _number in range(MOST_SESSIONS_OF_A_KEY)]
+    assert sessions.caller(ids[0]) is not None, "seen last from now on"
+    ids += [str(sessions.begin(students[0])) for _number in range(MOST_SESSIONS)]
+    assert len(sessions) == MOST_SESSIONS_OF_A_KEY + 2, "a loop signs out nobody else"
+    assert [sessions.caller(session_id) is not None for session_id in (*admins, *ids[-2:])] == [True] * 4
+    for student in students:
+        ids += [str(sessions.begin(student)) for _number in range(MOST_SESSIONS_OF_A_KEY)]
     assert len(sessions) == MOST_SESSIONS
-    assert sessions.caller(ids[0]) is None
+    assert sessions.caller(admins[0]) is None
     assert sessions.caller(ids[-1]) is not None
     sessions._keys = Keys(admin_key="another-admin-s-key")
     assert sessions.caller(ids[-1]) is None
+    clock.now += 61
+    sessions._keys = Keys(admin_key="the-admin-s-key")
+    sessions.end(str(sessions.begin("the-admin-s-key")))
+    assert (len(sessions), sessions._of_key) == (0, {}), "nothing is left behind"
 
 
 # -- over HTTP

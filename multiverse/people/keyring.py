@@ -140,7 +140,7 @@ class KeyRing:
             return self.record(key_id)
         await self._table.change_key(key_id, changes)
         self._know({**self._living(key_id), **changes})  # It may have been revoked meanwhile.
-        LOG.info("key changed", extra={"fields": {"key": key_id, "changed": sorted(changes)}})
+        LOG.info("key changed", extra={"fields": {"key_id": key_id, "changed": sorted(changes)}})
         return self.record(key_id)
 
     def _living(self, key_id: str) -> Record:
@@ -162,7 +162,7 @@ class KeyRing:
             self._know(row)  # It would be back after a restart, so say so now rather than then.
             raise
         row["revoked_at"] = revoked_at
-        LOG.info("key revoked", extra={"fields": {"key": key_id}})
+        LOG.info("key revoked", extra={"fields": {"key_id": key_id}})
         return self._record(row)
 
     # -- claim codes ---------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class KeyRing:
                 "This claim code is wrong, has expired or is used up. Check it letter by letter, or ask for a new one."
             )
         self._know(claimed)
-        LOG.info("key claimed", extra={"fields": {"key": claimed["key_id"], "code": claimed["code_id"]}})
+        LOG.info("key claimed", extra={"fields": {"key_id": claimed["key_id"], "code": claimed["code_id"]}})
         return self._record(claimed), secret
 
 

@@ -78,6 +78,10 @@ class Keys:
         if digest is not None:
             self._callers.pop(digest, None)
 
+    def has(self, key_id: str) -> bool:
+        """Whether a key with this id is somebody's."""
+        return key_id in self._digests
+
     def ids_of(self, names: Iterable[str], *, param: str) -> tuple[str, ...]:
         """The ids of the keys with these names or ids, each once.
 

@@ -14,6 +14,7 @@ from multiverse.clock import Clock
 from multiverse.people.keys import Caller, Keys
 
 MOST_SESSIONS = 10_000
+MOST_SESSIONS_OF_A_KEY = 200
 
 
 class Sessions:
@@ -25,6 +26,8 @@ class Sessions:
         self.idle_seconds = idle_seconds
         # Digest of the id → digest of the key and the moment of the last use; whoever was seen last stands last.
         self._sessions: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+        # Digest of the key → digests of its sessions, in the same order.
+        self._of_key: dict[bytes, OrderedDict[bytes, None]] = {}
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -34,7 +37,12 @@ class Sessions:
         if self._keys.identify(key) is None:
             return None
         session_id = secrets.token_urlsafe(32)
-        self._sessions[_digest(session_id)] = (self._keys.digest(key), self._clock.monotonic())
+        digest, key_digest = _digest(session_id), self._keys.digest(key)
+        self._sessions[digest] = (key_digest, self._clock.monotonic())
+        own = self._of_key.setdefault(key_digest, OrderedDict())
+        own[digest] = None
+        if len(own) > MOST_SESSIONS_OF_A_KEY:
+            self._drop(next(iter(own)))  # Who signs in again and again signs out nobody else.
         self._forget_old()
         return session_id
 
@@ -48,15 +56,24 @@ class Sessions:
         caller = self._keys.identify_digest(key_digest)
         now = self._clock.monotonic()
         if caller is None or now - used_seconds > self.idle_seconds:
-            del self._sessions[digest]
+            self._drop(digest)
             return None
         self._sessions[digest] = (key_digest, now)
         self._sessions.move_to_end(digest)
+        self._of_key[key_digest].move_to_end(digest)
         return caller
 
     def end(self, session_id: str) -> None:
         """Sign out; an unknown id is none."""
-        self._sessions.pop(_digest(session_id), None)
+        self._drop(_digest(session_id))
+
+    def _drop(self, digest: bytes) -> None:
+        known = self._sessions.pop(digest, None)
+        if known is not None:
+            own = self._of_key[known[0]]
+            del own[digest]
+            if not own:
+                del self._of_key[known[0]]
 
     def _forget_old(self) -> None:
         """Drop who has not been seen for too long, and beyond `MOST_SESSIONS` whoever was not seen for longest."""
@@ -65,7 +82,7 @@ class Sessions:
             oldest = next(iter(self._sessions))
             if len(self._sessions) <= MOST_SESSIONS and self._sessions[oldest][1] >= before:
                 return
-            del self._sessions[oldest]
+            self._drop(oldest)
 
 
 def _digest(session_id: str) -> bytes:

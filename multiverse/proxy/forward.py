@@ -15,6 +15,7 @@ from multiverse.clock import Clock
 from multiverse.errors import (
     GatewayError,
     InternalError,
+    InvalidAPIKey,
     ModelLoading,
     ModelNotFound,
     ModelNotOffered,
@@ -71,6 +72,12 @@ class Proxy:
         """Admit `call`; `Forwarding.run()` does the work."""
         return Forwarding(self, call, reply)
 
+    def end_those_of(self, key_id: str) -> None:
+        """The key with this id was revoked: what it has under way or in the queue ends."""
+        for forwarding in list(self.under_way):
+            if forwarding.key_id == key_id:
+                forwarding.end_early(InvalidAPIKey())
+
     def shut_down(self) -> None:
         """End what is still under way: streams with an event, the others with 503."""
         for forwarding in list(self.under_way):
@@ -99,6 +106,11 @@ class Forwarding:
     def attempts(self) -> int:
         """How many servers have been asked so far."""
         return len(self._tried)
+
+    @property
+    def key_id(self) -> str:
+        """Whose request it is."""
+        return self._call.caller.key_id
 
     # -- from outside --------------------------------------------------------------------------------------------------
 

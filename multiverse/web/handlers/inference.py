@@ -10,6 +10,7 @@ from typing import Any
 
 from multiverse.errors import (
     GatewayError,
+    InvalidAPIKey,
     LoopDetected,
     ModelNotFound,
     NotFound,
@@ -17,6 +18,7 @@ from multiverse.errors import (
     ShuttingDown,
 )
 from multiverse.people.allowances import Allowance
+from multiverse.people.keys import NOBODY
 from multiverse.proxy.call import Call, read_body
 from multiverse.proxy.forward import Forwarding
 from multiverse.servers.lending import Asker
@@ -161,6 +163,8 @@ class ForwardHandler(GatewayHandler):
         gateway = self.gateway
         if gateway.draining:
             raise ShuttingDown()  # It began while the body was on its way.
+        if self.caller is not NOBODY and not gateway.keys.has(self.caller.key_id):
+            raise InvalidAPIKey()  # Revoked meanwhile.
         body = self.body()
         self._chunks.clear()
         fields = load_call(read_body(body))

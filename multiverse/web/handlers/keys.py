@@ -79,8 +79,10 @@ class KeyHandler(GatewayHandler):
         self.reply_json(await self.gateway.keyring.change(key_id, changes))
 
     async def delete(self, key_id: str) -> None:
-        """Revoke: the key works no more when the answer is there."""
-        self.reply_json({**await self.gateway.keyring.revoke(key_id), "message": "Key revoked."})
+        """Revoke: the key works no more when the answer is there, and what was asked with it has ended."""
+        record = await self.gateway.keyring.revoke(key_id)
+        self.gateway.proxy.end_those_of(key_id)
+        self.reply_json({**record, "message": "Key revoked."})
 
 
 class RosterHandler(SecretHandler):
