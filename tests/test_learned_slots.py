@@ -62,6 +62,8 @@ def test_llama_cpp_says_it_itself(gateway: GatewayProcess, peer: ScriptedPeer, m
     peer.health.always(AnswerAsLlamaCpp(props={"total_slots": 2}))
     server = gateway.register(peer, model)
     assert gateway.server(server)["slots"] == 2
+    labels = f'gen_ai_request_model="{model}",registration_id="{server}"'
+    assert f"multiverse_server_slots{{{labels}}} 2.0" in gateway.call("GET", "/metrics").body.decode()
     assert paths_of(peer) == ["/v1/models", "/props"]
     for _number in range(3):
         gateway.admin("POST", f"/admin/servers/{server}/probe")

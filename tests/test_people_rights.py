@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 
@@ -61,6 +62,26 @@ def test_a_student_cannot_have_the_network_scanned(gateway: GatewayProcess, peer
     assert post(gateway, "/admin/probe", {"endpoint_url": peer.url}, other).status == 200
     assert gateway.admin("POST", "/admin/probe", {"endpoint_url": peer.url}).status == 200
     gateway.call("DELETE", path, None, student)
+
+
+def test_a_student_has_so_many_servers_and_no_more(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    """Each costs probes, memory and room on every page; what is registered again is none more."""
+    peer.model_names += [f"{model}-{number}" for number in range(26)]
+    student, other = (bearer(make_key(gateway, model)[1]) for _key in range(2))
+    bodies = [{"model_name": name, "endpoint_url": peer.url} for name in peer.model_names[-26:]]
+    made = [post(gateway, "/admin/register", body, student) for body in bodies]
+    assert_error(made.pop(), "permission_denied")
+    assert [answer.status for answer in made] == [201] * 25
+    assert post(gateway, "/admin/register", bodies[0], student).status == 200
+    theirs = post(gateway, "/admin/register", bodies[-1], other).json()["registration_id"]
+    path = f"/admin/register/{made[0].json()['registration_id']}"
+    moved = gateway.call("PUT", path, json.dumps({"model_name": bodies[-1]["model_name"]}).encode(), student)
+    assert theirs not in assert_error(moved, "invalid_request", "endpoint_url")
+    for answer in made:
+        assert (
+            gateway.call("DELETE", f"/admin/register/{answer.json()['registration_id']}", None, student).status == 200
+        )
+    gateway.call("DELETE", f"/admin/register/{theirs}", None, other)
 
 
 def test_who_listens_must_still_be_an_admin(gateway: GatewayProcess) -> None:

@@ -31,6 +31,7 @@ LOG = logging.getLogger(__name__)
 
 ASKS_THE_SERVER_AGAIN = frozenset({"endpoint", "api_key", "served_model_name"})
 MOST_MODELS_TOLD = 500
+MOST_SERVERS_OF_A_KEY = 25
 NAMES_OF_THE_MODEL = ("model_name", "served_model_name")
 
 
@@ -99,8 +100,8 @@ class RegistrationService:
         """Register a server, or update the one registered for the same model and address; (server, created).
 
         `owner_key_id` is the key of an owner who is no admin. Raises InvalidRequest for an address that is malformed or
-        not permitted; PermissionDenied for somebody else's server; NoServerAvailable under `require_healthy` when the
-        probe is not good; StoreFailed. Nothing is stored then.
+        not permitted; PermissionDenied for somebody else's server and for one too many; NoServerAvailable under
+        `require_healthy` when the probe is not good; StoreFailed. Nothing is stored then.
         """
         endpoint = await self._permitted_endpoint(fields["endpoint_url"])
         given = {name: value for name, value in fields.items() if name != "endpoint_url"}
@@ -134,8 +135,16 @@ class RegistrationService:
 
     def _find_own(self, candidate: Registration) -> Server | None:
         known = self._registry.find(candidate.model_name, candidate.endpoint.url)
-        if known is not None and candidate.owner_key_id not in (None, known.registration.owner_key_id):
+        owner_key_id = candidate.owner_key_id
+        if owner_key_id is None:
+            return known
+        if known is not None and owner_key_id != known.registration.owner_key_id:
             raise PermissionDenied("Somebody else has registered this model at this address. Ask the admin.")
+        own = sum(server.registration.owner_key_id == owner_key_id for server in self._registry.servers)
+        if known is None and own >= MOST_SERVERS_OF_A_KEY:
+            raise PermissionDenied(
+                f"{own} servers are registered with your key: it may not have more. Deregister one, or ask the admin."
+            )
         return known
 
     def _take_over(self, server: Server, asked: Registration, result: ProbeResult) -> None:
@@ -217,8 +226,9 @@ class RegistrationService:
         twin = self._registry.find(after.model_name, after.endpoint.url)
         if twin is not None and twin is not server:
             raise InvalidRequest(
-                "Another registration already offers this model at this address. Update or deregister that one "
-                f"({twin.registration_id}).",
+                "Another registration already offers this model at this address. Update or deregister that one"
+                # Of somebody else's, a student learns no more than when registering it.
+                + (f" ({twin.registration_id})." if twin.registration.owner_key_id == after.owner_key_id else "."),
                 param="endpoint_url",
             )
         await self._store.save_registration({**after.to_row(), **_state(server)})

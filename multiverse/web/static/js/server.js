@@ -66,7 +66,7 @@ function showFacts() {
     return; // Whoever is about to copy the address keeps the focus.
   }
   place.dataset.shown = shown;
-  const slots = server.max_concurrency ? `${server.in_flight} of ${server.max_concurrency}` : count(server.in_flight);
+  const slots = server.slots ? `${server.in_flight} of ${server.slots}` : count(server.in_flight);
   place.replaceChildren(
     fact("Address", [build("code", {}, server.endpoint_url), copyButton(() => server.endpoint_url, "Copy URL")]),
     fact("Served name", server.served_model_name ?? "the same"),
