@@ -331,11 +331,12 @@ async def test_the_reserved_slot_is_the_owners_or_free() -> None:
     assert (server.in_flight, server.owners_in_flight) == (0, 0)
 
 
-async def test_among_those_who_wait_the_owner_goes_first() -> None:
-    server = lent(HandClock(), reserve_slot=True, max_concurrency=2)
+@pytest.mark.parametrize(("owner", "whose"), [(OWNER, {}), (ADMIN, ADMINS)])
+async def test_among_those_who_wait_the_owner_goes_first(owner: Asker, whose: dict[str, Any]) -> None:
+    server = lent(HandClock(), reserve_slot=True, max_concurrency=2, **whose)
     queue, _registry = queue_for(server)
-    busy = [queue.place(MODEL, (), asker) for asker in (OTHER, OWNER)]
-    waiting = [queue.join(MODEL, (), asker) for asker in (FRIEND, OWNER)]
+    busy = [queue.place(MODEL, (), asker) for asker in (OTHER, owner)]
+    waiting = [queue.join(MODEL, (), asker) for asker in (FRIEND, owner)]
     assert busy[0] is not None
     busy[0].end(Blame.SUCCESS)
     assert [place.done() for place in waiting] == [False, True], "on what is theirs"

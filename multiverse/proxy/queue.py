@@ -161,7 +161,8 @@ class Queue:
     def _ranking(self, model_name: str, waiting: list[Waiter]) -> list[int]:
         if len(waiting) == 1:
             return [0]
-        owners = self._registry.owners_of_free(model_name)
+        askers = {waiter.asker: waiter.whose for waiter in waiting}.values()
+        owners = self._registry.owners_of_free(model_name, askers)
         return ranking(waiting, self.shares.by_asker, self._clock.monotonic(), owners)
 
     def _serve_one(self, model_name: str, waiter: Waiter) -> bool:

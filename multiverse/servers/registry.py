@@ -155,11 +155,11 @@ class Registry:
         rotation = self._rotations.get(model_name)
         return rotation is not None and any(server.lending.restricted for server in rotation.servers)
 
-    def owners_of_free(self, model_name: str) -> set[str]:
-        """The keys of those who own a server of `model_name` that could take a request now."""
+    def owners_of_free(self, model_name: str, askers: Collection[Asker]) -> set[str]:
+        """The names of those of `askers` who own a server of `model_name` that could take a request now."""
         rotation = self._rotations.get(model_name)
-        owned = [server for server in rotation.servers if server.registration.owner_key_id] if rotation else []
-        return {server.registration.owner_key_id or "" for server in owned if server.available}
+        free = [server.lending for server in rotation.servers if server.available] if rotation else []
+        return {asker.name for asker in askers if any(lending.is_owner(asker) for lending in free)}
 
     def seconds_to_trial(self, model_name: str) -> float | None:
         """How long until the next ejected server of `model_name` may be tried; None when none waits for its trial."""
