@@ -15,7 +15,7 @@ from types import TracebackType
 from multiverse.classroom.classroom import Classroom
 from multiverse.clock import Clock, iso_from_unix
 from multiverse.config import Config, ConfigError
-from multiverse.errors import StoreFailed
+from multiverse.errors import ShuttingDown, StoreFailed
 from multiverse.log_memory import LogMemory
 from multiverse.loop_watch import LoopWatch
 from multiverse.notices.mail import Mail, MailSettings
@@ -255,7 +255,7 @@ class Gateway:
         LOG.info("draining", extra={"fields": {"requests": len(self.proxy.under_way)}})
         while self.proxy.under_way and self.clock.monotonic() < deadline and not hurry.is_set():
             await asyncio.sleep(DRAIN_LOOKS_SECONDS)
-        self.proxy.shut_down()
+        self.proxy.end_all(ShuttingDown)
         while self.proxy.under_way and self.clock.monotonic() < deadline + 1:
             await asyncio.sleep(DRAIN_LOOKS_SECONDS)
 

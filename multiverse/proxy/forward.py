@@ -72,16 +72,11 @@ class Proxy:
         """Admit `call`; `Forwarding.run()` does the work."""
         return Forwarding(self, call, reply)
 
-    def end_those_of(self, key_id: str) -> None:
-        """The key with this id was revoked: what it has under way or in the queue ends."""
+    def end_all(self, error: type[ShuttingDown | InvalidAPIKey], *, of_key: str | None = None) -> None:
+        """End what is still under way, everybody's or one key's: streams with an event, the others with a status."""
         for forwarding in list(self.under_way):
-            if forwarding.key_id == key_id:
-                forwarding.end_early(InvalidAPIKey())
-
-    def shut_down(self) -> None:
-        """End what is still under way: streams with an event, the others with 503."""
-        for forwarding in list(self.under_way):
-            forwarding.end_early(ShuttingDown())
+            if of_key in (None, forwarding.key_id):
+                forwarding.end_early(error())
 
 
 class Forwarding:
@@ -89,7 +84,7 @@ class Forwarding:
 
     def __init__(self, proxy: Proxy, call: Call, reply: Reply) -> None:
         self._proxy = proxy
-        self._call = call
+        self._call, self.key_id = call, call.caller.key_id
         self._answer = Answer(reply, keepalive_seconds=proxy.settings.stream_keepalive_seconds if call.stream else 0)
         self._tried: list[Server] = []
         self._model_name, *self._further_models = call.models
@@ -106,11 +101,6 @@ class Forwarding:
     def attempts(self) -> int:
         """How many servers have been asked so far."""
         return len(self._tried)
-
-    @property
-    def key_id(self) -> str:
-        """Whose request it is."""
-        return self._call.caller.key_id
 
     # -- from outside --------------------------------------------------------------------------------------------------
 
@@ -245,10 +235,9 @@ class Forwarding:
         settings = self._proxy.settings
         relay = self._relay(server, drops_usage=drops_usage)
         request = server_request(self._call, server, relay, body, settings)
-        loop = asyncio.get_running_loop()
         exchange = self._exchange = self._proxy.transport.begin(request)
         relay.exchange = exchange
-        patience = loop.call_later(settings.request_timeout_seconds, relay.give_up_waiting)
+        patience = asyncio.get_running_loop().call_later(settings.request_timeout_seconds, relay.give_up_waiting)
         try:
             await exchange
             verdict = relay.finish()
@@ -336,8 +325,7 @@ class Forwarding:
         record.outcome = "rejected" if refused or not self._tried else "failed"
         if self._client_left:
             record.outcome, record.status = "client_closed", CLIENT_CLOSED_STATUS
-        answer = self._answer
-        started, finished = answer.started, answer.finished
+        answer, started, finished = self._answer, self._answer.started, self._answer.finished
         self._call.story.told_code = None if self._client_left else error.code
         self._settle(Blame.NONE, "")
         if finished or self._client_left:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from multiverse.errors import ClaimCodeNotValid, RateLimitExceeded
+from multiverse.errors import ClaimCodeNotValid, InvalidAPIKey, RateLimitExceeded
 from multiverse.people.keyring import RECORD_FIELDS
 from multiverse.web.handlers.base import GatewayHandler, first_values
 from multiverse.web.handlers.pages import PageHandler
@@ -81,7 +81,7 @@ class KeyHandler(GatewayHandler):
     async def delete(self, key_id: str) -> None:
         """Revoke: the key works no more when the answer is there, and what was asked with it has ended."""
         record = await self.gateway.keyring.revoke(key_id)
-        self.gateway.proxy.end_those_of(key_id)
+        self.gateway.proxy.end_all(InvalidAPIKey, of_key=key_id)
         self.reply_json({**record, "message": "Key revoked."})
 
 
