@@ -136,6 +136,21 @@ def test_never_more_at_once(moves: list[bool], limit: int) -> None:
     assert not vars(allowances)["_at_once"], "nothing is kept of those who have left"
 
 
+def test_who_asks_too_much_at_once_loses_nothing_of_the_minute() -> None:
+    allowances = build(HandClock(), requests_per_minute=5, requests_at_once=2)
+    under_way = [allowance_of(allowances) for _request in range(2)]
+    for allowance in under_way:
+        allowance.count()
+        allowance.enter()
+    for _request in range(20):
+        with pytest.raises(RateLimitExceeded, match="2 requests under way"):
+            allowance_of(allowances).count()
+    under_way[0].leave()
+    last = allowance_of(allowances)
+    last.count()
+    assert last.headers()["x-ratelimit-remaining-requests"] == "2"
+
+
 # -- as clients see it
 
 

@@ -98,11 +98,14 @@ class Allowances:
 
     def enter(self, name: str, limit: int | None) -> bool:
         """One more request of `name` is under way, unless there are `limit` already; `leave` must follow."""
-        under_way = self._at_once.get(name, 0)
-        if limit is not None and under_way >= limit:
+        if self.is_full(name, limit):
             return False
-        self._at_once[name] = under_way + 1
+        self._at_once[name] = self._at_once.get(name, 0) + 1
         return True
+
+    def is_full(self, name: str, limit: int | None) -> bool:
+        """Whether `name` has `limit` requests under way."""
+        return limit is not None and self._at_once.get(name, 0) >= limit
 
     def leave(self, name: str) -> None:
         """A request of `name` has ended."""
@@ -134,6 +137,8 @@ class Allowance:
                 f"{as_duration(seconds)}.",
                 retry_after_seconds=seconds,
             )
+        if self._all.is_full(self._name, limit.requests_at_once):
+            raise self._too_many()  # Now, so that it does not cost one of the minute's requests as well.
         if limit.requests_per_minute is None:
             return
         wait_seconds = self._all.rate(limit.requests_per_minute).allow(self._name)
@@ -146,12 +151,15 @@ class Allowance:
     def enter(self) -> None:
         """The request begins. Raises RateLimitExceeded when too many of the caller's are under way."""
         if not self._all.enter(self._name, self._limit.requests_at_once):
-            raise RateLimitExceeded(
-                f"You have {self._limit.requests_at_once} requests under way, and may not have more at once. Wait for "
-                "one to end.",
-                retry_after_seconds=1,
-            )
+            raise self._too_many()
         self._inside = True
+
+    def _too_many(self) -> RateLimitExceeded:
+        return RateLimitExceeded(
+            f"You have {self._limit.requests_at_once} requests under way, and may not have more at once. Wait for "
+            "one to end.",
+            retry_after_seconds=1,
+        )
 
     def leave(self) -> None:
         """The request has ended, if it began."""
