@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiverse.people.limits import FORGET_ABOVE, RateLimit
+from multiverse.people.limits import FORGET_ABOVE, RateLimit, counted_address
 from tests.bench import UNHURRIED, HandClock
 
 MINUTE = 60.0
@@ -95,6 +95,25 @@ def test_who_keeps_the_pace_is_never_refused(steps: list[float]) -> None:
     for step in steps:
         clock.pass_time(MINUTE / 10 + step + 1e-6)
         assert limiter.allow("somebody") is None
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7:50001", "192.0.2.7"),
+        ("2001:db8:0:7::1", "2001:db8:0:7::/64"),
+        ("2001:DB8:0:7:ffff:0:0:2", "2001:db8:0:7::/64"),
+        ("[2001:db8:0:8::1]:50001", "2001:db8:0:8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("::1", "::/64"),
+        ("a:b:c", "a:b:c"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_whose_address_counts_as_one(address: str, name: str) -> None:
+    assert counted_address(address) == name
 
 
 def test_memory_is_bounded() -> None:

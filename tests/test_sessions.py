@@ -112,11 +112,11 @@ def test_a_session_in_place_of_a_key(gateway: GatewayProcess) -> None:
 
 def test_behind_a_proxy_with_https_the_cookie_is_secure(start_gateway: StartGateway) -> None:
     gateway = start_gateway(TRUST_PROXY_HEADERS="true")
-    over_https = [("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-Proto", "https")]
+    over_https = [("X-Forwarded-For", "2001:db8::1"), ("X-Forwarded-Proto", "https")]
     assert "Secure" in (sign_in(gateway, headers=over_https).header("Set-Cookie") or "")
     for _attempt in range(10):
         assert_error(sign_in(gateway, "a wrong key", over_https), "invalid_api_key")
-    refused = sign_in(gateway, "a wrong key", over_https)
+    refused = sign_in(gateway, "a wrong key", [("X-Forwarded-For", "2001:db8::2"), over_https[1]])
     assert_error(refused, "rate_limit_exceeded")
     assert refused.header("Retry-After")
     assert sign_in(gateway, headers=over_https).status == 200, "the right key always works"

@@ -7,11 +7,30 @@ A few lines of our own, because the libraries for it bring threads or one bucket
 from __future__ import annotations
 
 from collections import OrderedDict
+from ipaddress import IPv6Address
 
 from multiverse.clock import Clock
 
 NANOSECONDS = 1_000_000_000
 FORGET_ABOVE = 10_000
+HOST_BITS = 64
+
+
+def counted_address(address: str) -> str:
+    """The name under which a peer is counted: its address without a port, or an IPv6 address' /64.
+
+    So many addresses has everybody who has one (RFC 6177): limits by single ones would limit nobody.
+    """
+    if ":" not in address:
+        return address
+    bare = address[1:].partition("]")[0] if address.startswith("[") else address
+    if bare.count(":") == 1:
+        return bare.partition(":")[0]  # IPv4 with a port, as some proxies write it.
+    try:
+        parsed = IPv6Address(bare)
+    except ValueError:
+        return bare
+    return str(parsed.ipv4_mapped or f"{IPv6Address(int(parsed) >> HOST_BITS << HOST_BITS)}/{128 - HOST_BITS}")
 
 
 class RateLimit:

@@ -30,6 +30,7 @@ from multiverse.errors import (
     envelope,
 )
 from multiverse.people.keys import NOBODY, Caller
+from multiverse.people.limits import counted_address
 from multiverse.web.handlers.staged import StagedHandler
 
 if TYPE_CHECKING:
@@ -157,9 +158,14 @@ class GatewayHandler(StagedHandler):
         return str(self.request.remote_ip)
 
     @property
+    def counted_address(self) -> str:
+        """Under which name the caller's address is counted."""
+        return counted_address(self.client_address)
+
+    @property
     def asker(self) -> str:
         """Under which name shares and limits are counted: the key's, or without a known one the address."""
-        return self.caller.key_id if self.caller is not NOBODY else f"address:{self.client_address}"
+        return self.caller.key_id if self.caller is not NOBODY else f"address:{self.counted_address}"
 
     def _identify(self) -> Caller:
         access = self.route.access
@@ -199,7 +205,7 @@ class GatewayHandler(StagedHandler):
 
     def wrong_key(self) -> GatewayError:
         """The error for whoever lacks a key that is good here. Wrong ones are counted by address."""
-        wait_seconds = self.gateway.wrong_key_limit.allow(self.client_address) if self._presented_key() else None
+        wait_seconds = self.gateway.wrong_key_limit.allow(self.counted_address) if self._presented_key() else None
         if wait_seconds is not None:
             return RateLimitExceeded(
                 "Too many wrong API keys from this address. Wait, and check the key.", retry_after_seconds=wait_seconds

@@ -135,7 +135,7 @@ class ClaimHandler(PageHandler, SecretHandler):
         try:
             record, secret = await self.gateway.keyring.claim(fields.pop("code"), fields)
         except ClaimCodeNotValid:
-            wait_seconds = self.gateway.wrong_key_limit.allow(self.client_address)
+            wait_seconds = self.gateway.wrong_key_limit.allow(self.counted_address)
             if wait_seconds is None:
                 raise
             raise RateLimitExceeded(

@@ -61,7 +61,7 @@ class SessionHandler(GatewayHandler):
         )
 
     def _refusal(self) -> InvalidAPIKey | RateLimitExceeded:
-        wait_seconds = self.gateway.sign_in_limit.allow(self.client_address)
+        wait_seconds = self.gateway.sign_in_limit.allow(self.counted_address)
         if wait_seconds is None:
             return InvalidAPIKey()
         return RateLimitExceeded(
