@@ -383,10 +383,11 @@ def test_others_never_have_the_last_slot(steps: list[tuple[Asker, int]]) -> None
 
 def test_friends_are_found_by_name_or_id() -> None:
     keys = Keys(admin_key="an-admin-key-0123456789")
-    for number, name in enumerate(("Ben", "Grace", "Grace")):
+    for number, name in enumerate(("Ben", "Grace", "Grace", "Hopper, Grace")):
         keys.put(digest_of(str(number)), Caller(name, "student", key_id=f"key-{number}"))
     assert keys.ids_of(["ben", "key-2", "key-0"], param="friends") == ("key-0", "key-2")
     assert keys.names_of(["key-0", "key-2", "key-9"]) == ["Ben", "key-2"], "those gone are left out"
+    assert keys.names_of(["key-3"]) == ["key-3"], "the form has commas between names"
     for name, text in (("Eve", "Nobody's key here is named 'Eve'"), ("Grace", "2 keys are named 'Grace'")):
         with pytest.raises(InvalidRequest, match=text) as refused:
             keys.ids_of([name], param="friends")

@@ -108,10 +108,13 @@ class Keys:
         return [caller.key_id for _digest, caller in self._callers.values() if caller.name.casefold() == wanted]
 
     def names_of(self, key_ids: Iterable[str]) -> list[str]:
-        """What `ids_of` would take for these keys: names, ids where a name is not one key's only; none for revoked."""
+        """What `ids_of` would take for these keys: names, ids where a name is not one key's only; none for revoked.
+
+        Ids as well for names like "Hopper, Grace": where names are written with commas between, these would be two.
+        """
         known = [key_id for key_id in key_ids if key_id in self._digests]
         names = [(key_id, self._callers[self._digests[key_id]][1].name) for key_id in known]
-        return [name if len(self._ids_of_one(name)) == 1 else key_id for key_id, name in names]
+        return [name if len(self._ids_of_one(name)) == 1 and "," not in name else key_id for key_id, name in names]
 
     def identify(self, key: str) -> Caller | None:
         """The caller with this key; None when nobody has it, or it has expired."""
