@@ -23,6 +23,8 @@ import click
 COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # Line separators and the marks that turn the direction of text could make one cell pass for another.
 DISGUISES = re.compile("[\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# one_line() has escaped tabs and line ends; the last four are what keyboards for Chinese and Japanese write.
+FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 GAP = "  "
 ELLIPSIS = "…"
 
@@ -58,7 +60,7 @@ def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     writer.writerow(columns)
     for row in rows:
         cells = ["" if row.get(name) is None else one_line(str(row[name])) for name in columns]
-        writer.writerow([f"'{cell}" if cell[:1] in ("=", "+", "-", "@") else cell for cell in cells])
+        writer.writerow([f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell for cell in cells])
     return text.getvalue()
 
 

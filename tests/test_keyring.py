@@ -219,14 +219,22 @@ def test_a_roster_is_all_or_nothing(gateway: GatewayProcess) -> None:
     ]
     assert len({key["key"] for key in made}) == 2
     assert gateway.call("GET", "/v1/models", None, bearer(made[1]["key"])).status == 200
+    for text in (
+        'name;email\n"Hopper, Grace";grace@x.org\n',
+        "email\tname\ngrace@x.org\tHopper, Grace\n",
+        '\r\n"Hopper, Grace";grace@x.org',
+    ):
+        answer = gateway.admin("POST", "/admin/keys/import", {"csv": text})
+        assert [(key["name"], key["email"]) for key in answer.json()["keys"]] == [("Hopper, Grace", "grace@x.org")]
 
 
 def test_an_export_is_safe_in_a_spreadsheet(gateway: GatewayProcess) -> None:
     key_id, secret = make_key(gateway, "=HYPERLINK(A1)")
+    wide_id, _secret = make_key(gateway, "\uff1dHYPERLINK(A1)")
     answer = gateway.admin("GET", "/admin/keys?format=csv")
     assert (answer.header("Content-Type") or "").startswith("text/csv")
     rows = {row["key_id"]: row for row in csv.DictReader(io.StringIO(answer.body.decode()))}
-    assert rows[key_id]["name"] == "'=HYPERLINK(A1)"
+    assert (rows[key_id]["name"], rows[wide_id]["name"]) == ("'=HYPERLINK(A1)", "'\uff1dHYPERLINK(A1)")
     assert secret.encode() not in answer.body
     assert gateway.admin("GET", "/admin/keys?format=xls").status == 400
 
@@ -296,9 +304,9 @@ def test_the_commands(gateway: GatewayProcess) -> None:
     secret, message = run(gateway, "keys", "create", "Grace", "--role", "reader", "--model", "llama")
     assert (secret.count("\n"), secret[:3]) == (1, "mv-"), "alone on its line, for pipes"
     assert "not shown again" in message
-    roster, _message = run(gateway, "keys", "import", "-", text="Ada,ada@x.org\n@Ben,\n")
+    roster, _message = run(gateway, "keys", "import", "-", text="Ada,ada@x.org\n@Ben,\n\uff0bCy,\n")
     rows = list(csv.DictReader(io.StringIO(roster)))
-    assert [(row["name"], row["email"]) for row in rows] == [("Ada", "ada@x.org"), ("'@Ben", "")]
+    assert [(row["name"], row["email"]) for row in rows] == [("Ada", "ada@x.org"), ("'@Ben", ""), ("'\uff0bCy", "")]
     listed, _message = run(gateway, "keys", "list")
     assert rows[0]["key_id"] in listed
     assert rows[0]["key"] not in listed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from datetime import UTC, date, datetime, time
 from typing import Any
 
@@ -24,6 +25,10 @@ from multiverse.web.strict_fields import StrictBoolean
 MOST_USES, MOST_ROSTER_ROWS, LONGEST_ROSTER, HEAVIEST = 10_000, 2000, 1_000_000, 100
 LONGEST_LIFETIME_MINUTES = 60 * 24 * 366
 LONGEST_MOOD_MINUTES = 60
+# OWASP, CSV injection: the last four are what keyboards for Chinese and Japanese write, and spreadsheets take as well.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+QUOTED = re.compile(r'"[^"]*"')
+DELIMITERS = ",;\t"
 KEY_ROLES = validate.OneOf(ROLES)
 CLAIMED_ROLES = validate.OneOf([role for role in ROLES if role != "admin"])
 
@@ -198,11 +203,14 @@ PERSON_SCHEMA = PersonSchema()
 def read_roster(text: str) -> list[dict[str, Any]]:
     """Name and e-mail of each line of a CSV file; a first line that says `name` tells the order of the columns.
 
+    Cells are divided as in the first line: by commas, by semicolons (as spreadsheets in half of Europe write), by tabs.
+
     Raises InvalidRequest that names the line at fault; nobody shall get a key before the whole file is good.
     """
     numbered: list[tuple[int, list[str]]] = []
+    text = text.lstrip("\ufeff")
     try:
-        for number, row in enumerate(csv.reader(io.StringIO(text.lstrip("\ufeff")), strict=True), 1):
+        for number, row in enumerate(csv.reader(io.StringIO(text), delimiter=_delimiter(text), strict=True), 1):
             cells = [cell.strip() for cell in row]
             if any(cells):
                 numbered.append((number, cells))
@@ -216,6 +224,11 @@ def read_roster(text: str) -> list[dict[str, Any]]:
     if not 1 <= len(numbered) <= MOST_ROSTER_ROWS:
         raise InvalidRequest(f"The roster must have 1 to {MOST_ROSTER_ROWS} people.", param="csv")
     return [_read_person(number, dict(zip(columns, row, strict=False))) for number, row in numbered]
+
+
+def _delimiter(text: str) -> str:
+    first_line = QUOTED.sub("", text.lstrip("\r\n").partition("\n")[0])
+    return max(DELIMITERS, key=first_line.count)  # The comma where there is none of them.
 
 
 def _read_person(number: int, cells: dict[str, str]) -> dict[str, Any]:
@@ -238,7 +251,7 @@ def write_csv(columns: list[str], rows: list[dict[str, Any]]) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, list):
         value = " ".join(map(str, value))
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
 
 
 class MoodSchema(Schema):

@@ -5,7 +5,7 @@ import { plural } from "./format.js";
 
 /** A cell that a spreadsheet would take for a formula gets an apostrophe (OWASP, CSV injection). */
 function cell(value) {
-  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  const text = /^[=+\-@\t\r\n＝＋－＠]/.test(value) ? `'${value}` : value;
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
