@@ -37,8 +37,8 @@ if [ "$#" -eq 0 ]; then
     step 'ruff check' .venv/bin/python -m ruff check
     step 'ruff format' .venv/bin/python -m ruff format --check
     step 'mypy' .venv/bin/python -m mypy
-    # Two processes, because tests mostly wait; by file, because the tests of one share what is costly to start.
-    step 'pytest' .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder \
+    # Three processes, because tests mostly wait; by file, because the tests of one share what is costly to start.
+    step 'pytest' .venv/bin/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder \
         --durations=10 --durations-min=1
     # What depends on the server towards clients, once more on Tornado's.
     step 'on tornado' .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --http-server=tornado \
