@@ -295,7 +295,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("MAX_EVENT_SIZE", "1048576", "largest event of a stream, bytes", _whole(1, SIZE_MAX_BYTES)),
     Setting("DEFAULT_MAX_CONCURRENCY", "0", "slots of a server that tells none; 0 = no limit", _whole(0)),
     Setting("QUEUE_SIZE", "64", "requests that wait for a slot, per model; 0 = refuse at once", _whole(0)),
-    Setting("QUEUE_TIMEOUT_SECONDS", "60", "time a request may wait for a slot", _duration(zero="do not wait")),
+    Setting("QUEUE_TIMEOUT_SECONDS", "60", "time a request may wait for a slot, in all", _duration(zero="do not wait")),
     Setting("REQUIRE_CLIENT_API_KEY", "false", "whether /v1 asks for a known key", _flag),
     Setting("CLIENT_API_KEYS", "", "clients' keys, separated by commas, at least 8 characters each", _client_api_keys),
     Setting("RATE_LIMIT_ENABLED", "false", "whether each client is limited", _flag),

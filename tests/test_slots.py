@@ -142,6 +142,32 @@ def test_a_full_queue_and_a_wait_that_is_too_long(
     assert len(peer.requests) == 1
 
 
+def test_waiting_twice_takes_no_longer_than_once(
+    start_gateway: StartGateway, start_peer: StartPeer, model: str
+) -> None:
+    gateway = start_gateway(QUEUE_TIMEOUT_SECONDS=1, HEALTH_CHECK_INTERVAL_SECONDS=300)
+    failing, busy = start_peer(), start_peer()
+    hold = Hold()
+    failing.script(hold, AnswerChat("first"))
+    failing.script(Reset())
+    busy.script(wire.STREAM_HEAD + wire.chunk(wire.chat_chunk("one")), Hold())
+    gateway.register(failing, model, max_concurrency=1)
+    with ask(gateway, model) as first:
+        failing.wait_for_requests()
+        gateway.register(busy, model, max_concurrency=1)
+        with gateway.stream(model) as stream, ask(gateway, model) as third:
+            asked_at = time.monotonic()
+            stream.read_events(1)
+            eventually(lambda: queued(gateway) == 1, "it waits")
+            time.sleep(max(asked_at + 0.7 - time.monotonic(), 0))
+            hold.release()
+            response = third.read_response()
+            assert_error(response, "server_error")
+            assert response.header("X-Gateway-Attempts") == "1"
+            assert 0.9 < response.ended_at - asked_at < 1.5, "what it waited before its first attempt counts"
+        assert first.read_response().status == 200
+
+
 def test_the_queue_of_one_model_holds_up_no_other(
     impatient_gateway: GatewayProcess, start_peer: StartPeer, model: str
 ) -> None:

@@ -195,7 +195,8 @@ class Forwarding:
         attempt = queue.place(model_name, self._tried, asker)
         if attempt is None:
             entered = self._proxy.clock.monotonic()
-            place = self._place = queue.join(model_name, self._tried, asker)
+            waited_seconds = self._account.record.queue_ms / 1000  # before, for a server that then failed
+            place = self._place = queue.join(model_name, self._tried, asker, waited_seconds)
             self._answer.beside_keep_alive = lambda: queued_comment(queue.standing(model_name, place))
             try:
                 attempt = await place

@@ -92,8 +92,10 @@ class Queue:
         self.shares.begin(asker.name, asker.weight)
         return server.attempt(partial(self._on_freed, asker.name), asker)
 
-    def join(self, model_name: str, tried: Collection[Server], asker: Asker = ANYBODY) -> asyncio.Future[Attempt]:
-        """Wait for a place; cancelling the future leaves the queue.
+    def join(
+        self, model_name: str, tried: Collection[Server], asker: Asker = ANYBODY, waited_seconds: float = 0.0
+    ) -> asyncio.Future[Attempt]:
+        """Wait for a place; cancelling the future leaves the queue. `waited_seconds` it has waited before counts.
 
         Raises Overloaded when the queue is full, unless somebody has so many places that one is `asker`'s by right. The
         future fails with Overloaded after the timeout, or when it makes room, or with what `Registry.pick` raises when
@@ -103,9 +105,9 @@ class Queue:
         if self._timeout_seconds <= 0 or len(line.waiters if line else ()) >= self._size:
             self._make_room(model_name, asker.name)
         loop = asyncio.get_running_loop()
-        waiter = Waiter(asker.name, self._clock.monotonic(), tried, asker, loop.create_future())
+        waiter = Waiter(asker.name, self._clock.monotonic() - waited_seconds, tried, asker, loop.create_future())
         self._lines.setdefault(model_name, Line()).waiters.append(waiter)
-        timer = loop.call_later(self._timeout_seconds, self._give_up, model_name, waiter.place)
+        timer = loop.call_later(self._timeout_seconds - waited_seconds, self._give_up, model_name, waiter.place)
 
         def left(place: asyncio.Future[Attempt]) -> None:
             timer.cancel()
