@@ -6,6 +6,7 @@ what that means stands in checker.py.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -39,6 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell starts what runs in the background so, and every process we start would be deaf to Ctrl-C as well.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Where nobody has set a loop, Tornado has asyncio make one that nobody closes: the garbage collector tells of it,
+    # in whichever test it comes to it.
+    asyncio.set_event_loop(None)
     if config.getoption("--debug-loop"):
         os.environ[DEBUG_LOOP] = "1"
     if config.getoption("--http-server"):
