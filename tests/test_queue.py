@@ -161,6 +161,21 @@ async def test_waiting_ends_after_the_timeout() -> None:
     assert server.in_flight == 0, "nothing is given to who has left"
 
 
+async def test_what_a_request_has_waited_before_counts() -> None:
+    server = build_server(HandClock(), max_concurrency=1)
+    queue, _ = build_queue(server, timeout_seconds=60)
+    attempt = take(queue)
+    newcomer, again = wait(queue), queue.join(MODEL, (), waited_seconds=59.98)
+    standing = queue.standing(MODEL, again)
+    assert standing is not None
+    assert 59.98 <= standing.waited_seconds < 60, "also for its turn: nobody waits for ever"
+    with pytest.raises(Overloaded):
+        await asyncio.wait_for(again, 5)
+    assert not newcomer.done()
+    newcomer.cancel()
+    attempt.end(Blame.SUCCESS)
+
+
 # -- leaving
 
 

@@ -7,6 +7,7 @@ A few lines of our own, because the libraries for it bring threads or one bucket
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import lru_cache
 from ipaddress import IPv6Address
 
 from multiverse.clock import Clock
@@ -14,6 +15,7 @@ from multiverse.clock import Clock
 NANOSECONDS = 1_000_000_000
 FORGET_ABOVE = 10_000
 HOST_BITS = 64
+ADDRESSES_REMEMBERED = 1024
 
 
 def counted_address(address: str) -> str:
@@ -27,9 +29,14 @@ def counted_address(address: str) -> str:
     if bare.count(":") == 1:
         return bare.partition(":")[0]  # IPv4 with a port, as some proxies write it.
     try:
-        parsed = IPv6Address(bare)
+        return _network(bare.partition("%")[0])
     except ValueError:
         return bare
+
+
+@lru_cache(ADDRESSES_REMEMBERED)  # Asked for every request; what is no address raises, and is not remembered.
+def _network(address: str) -> str:
+    parsed = IPv6Address(address)
     return str(parsed.ipv4_mapped or f"{IPv6Address(int(parsed) >> HOST_BITS << HOST_BITS)}/{128 - HOST_BITS}")
 
 

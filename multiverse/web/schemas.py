@@ -78,6 +78,14 @@ class Paragraph(fields.String):
         return value.strip() or None
 
 
+class ServerKey(Line):
+    """The key that a server asks for."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        hint = "must be 1 to 500 printable ASCII characters without spaces"
+        super().__init__(longest=500, allowed=PRINTABLE_ASCII, hint=hint, **kwargs)
+
+
 class Email(Line):
     """An e-mail address."""
 
@@ -112,13 +120,7 @@ class UpdateSchema(TermsSchema):
     model_name = Line(longest=200, allowed=MODEL_NAME, hint=MODEL_NAME_HINT)
     endpoint_url = fields.String()
     served_model_name = Line(longest=500, allow_none=True)
-    api_key = Line(
-        longest=500,
-        allowed=PRINTABLE_ASCII,
-        hint="must be 1 to 500 printable ASCII characters without spaces",
-        allow_none=True,
-        load_only=True,
-    )
+    api_key = ServerKey(allow_none=True, load_only=True)
     owner_name = Line(longest=200, allow_none=True)
     owner_email = Email(longest=254, allow_none=True)
     description = Paragraph(allow_none=True)
@@ -142,13 +144,7 @@ class LookSchema(Schema):
         unknown = RAISE
 
     endpoint_url = fields.String(required=True)
-    api_key = Line(
-        longest=500,
-        allowed=PRINTABLE_ASCII,
-        hint="must be 1 to 500 printable ASCII characters without spaces",
-        allow_none=True,
-        load_only=True,
-    )
+    api_key = ServerKey(allow_none=True, load_only=True)
     registration_id = Line(longest=64, allow_none=True)
 
 

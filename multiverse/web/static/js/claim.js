@@ -70,22 +70,15 @@ function signIn(key) {
   });
 }
 
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  fields.clearFailure();
-  if (!fields.judgeAll()) {
-    return;
-  }
-  whileBusy(find("button[type=submit]", form), async () => {
-    try {
-      await showClaimed(await call("POST", "/claim", { code: fields.text("code"), name: fields.text("name"), email: fields.text("email") || null }));
-    } catch (error) {
-      if (error.code === "claim_code_not_valid") {
-        error.param = "code";
-      }
-      fields.showFailure(error);
+fields.whenSent(async () => {
+  try {
+    await showClaimed(await call("POST", "/claim", { code: fields.text("code"), name: fields.text("name"), email: fields.text("email") || null }));
+  } catch (error) {
+    if (error.code === "claim_code_not_valid") {
+      error.param = "code";
     }
-  });
+    throw error;
+  }
 });
 
 readCode();

@@ -84,21 +84,10 @@ export function startClaimCodes({ onUse }) {
   }
 
   document.addEventListener("visibilitychange", () => document.hidden || timer !== null || refresh());
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    fields.clearFailure();
-    if (!fields.judgeAll()) {
-      return;
-    }
-    whileBusy(find("button[type=submit]", form), async () => {
-      try {
-        const body = { uses: Number(fields.text("uses")), lifetime_minutes: Number(fields.text("lifetime_minutes")), role: fields.text("role"), key_expires_at: fields.text("key_expires_at") || null };
-        showOnBoard((await call("POST", "/admin/claim-codes", body)).code);
-        await refresh();
-      } catch (error) {
-        fields.showFailure(error);
-      }
-    });
+  fields.whenSent(async () => {
+    const body = { uses: Number(fields.text("uses")), lifetime_minutes: Number(fields.text("lifetime_minutes")), role: fields.text("role"), key_expires_at: fields.text("key_expires_at") || null };
+    showOnBoard((await call("POST", "/admin/claim-codes", body)).code);
+    await refresh();
   });
   refresh();
 }

@@ -1,7 +1,7 @@
 // The fields of a form: what may stand in them, and errors beside them as one types. The gateway judges again; rules
 // here are its own (web/schemas.py) in the words of a form. A field `x` has its complaints in `#x-error`.
 
-import { find, setHidden, setText } from "./dom.js";
+import { find, setHidden, setText, whileBusy } from "./dom.js";
 
 const LARGEST_NUMBER = 2 ** 31 - 1;
 const TYPING_MS = 500;
@@ -110,6 +110,24 @@ export class Fields {
       this.input(wrong[0]).focus();
     }
     return wrong.length === 0;
+  }
+
+  /** `send()` when the form is sent and all fields are well; what it throws is shown in the form. */
+  whenSent(send) {
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.clearFailure();
+      if (!this.judgeAll()) {
+        return;
+      }
+      whileBusy(find("button[type=submit]", this.form), async () => {
+        try {
+          await send();
+        } catch (error) {
+          this.showFailure(error);
+        }
+      });
+    });
   }
 
   /** Shows the API's own message: beside its field where it names one. */

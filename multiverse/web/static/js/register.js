@@ -1,7 +1,7 @@
 // Registering a server, from its address to the code that calls it.
 
 import { call } from "./api.js";
-import { build, copyButton, find, setHidden, setText, whileBusy } from "./dom.js";
+import { build, copyButton, find, setHidden, setText } from "./dom.js";
 import { startFrame } from "./frame.js";
 import { FIELDS, ServerForm } from "./server_form.js";
 import { greeting } from "./snippets.js";
@@ -35,20 +35,7 @@ function showDone(server) {
   toast(server.message, healthy ? "success" : "warning");
 }
 
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  fields.clearFailure();
-  if (!fields.judgeAll()) {
-    return;
-  }
-  whileBusy(find("button[type=submit]", form), async () => {
-    try {
-      showDone(await call("POST", "/admin/register", body()));
-    } catch (error) {
-      fields.showFailure(error);
-    }
-  });
-});
+fields.whenSent(async () => showDone(await call("POST", "/admin/register", body())));
 
 find("#register-another").addEventListener("click", () => {
   form.reset();

@@ -1,7 +1,7 @@
 // A roster: one key for each of its lines.
 
 import { call } from "./api.js";
-import { find, setAttribute, setHidden, whileBusy } from "./dom.js";
+import { find, setAttribute, setHidden } from "./dom.js";
 import { Fields } from "./fields.js";
 
 const LARGEST_FILE = 1_000_000;
@@ -39,21 +39,10 @@ export function startRoster(onMade) {
     fields.input("csv").value = await file.text();
     fields.judge("csv");
   });
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    fields.clearFailure();
-    if (!fields.judgeAll()) {
-      return;
-    }
-    whileBusy(find("button[type=submit]", form), async () => {
-      try {
-        const body = { csv: fields.input("csv").value, role: fields.text("role"), expires_at: fields.text("expires_at") || null };
-        const { keys } = await call("POST", "/admin/keys/import", body);
-        show(false);
-        onMade(keys);
-      } catch (error) {
-        fields.showFailure(error);
-      }
-    });
+  fields.whenSent(async () => {
+    const body = { csv: fields.input("csv").value, role: fields.text("role"), expires_at: fields.text("expires_at") || null };
+    const { keys } = await call("POST", "/admin/keys/import", body);
+    show(false);
+    onMade(keys);
   });
 }
