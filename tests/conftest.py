@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import itertools
 import os
 import re
@@ -58,6 +59,13 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         (title, text.encode("utf-8", "backslashreplace").decode("utf-8")) for title, text in report.sections
     ]
     return report
+
+
+@pytest.fixture(autouse=True)
+def loop_that_is_closed(request: pytest.FixtureRequest) -> None:
+    """Async tests that ask for no `io_loop` run on one as well, not on one that nobody closes."""
+    if inspect.iscoroutinefunction(getattr(request, "function", None)) and "io_loop" not in request.fixturenames:
+        request.getfixturevalue("io_loop")
 
 
 # -- peers

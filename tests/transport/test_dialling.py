@@ -267,7 +267,7 @@ async def test_only_permitted_addresses_of_a_name_are_dialled(
     assert untouched(canary)
 
 
-async def test_checking_does_not_dial(peer: ScriptedPeer) -> None:
+async def test_checking_does_not_dial(io_loop: object, peer: ScriptedPeer) -> None:
     await Dialler(OPEN).check(parse_endpoint(peer.url))
     with pytest.raises(AddressRefused):
         await Dialler(PUBLIC_ONLY).check(parse_endpoint(peer.url))
