@@ -169,8 +169,7 @@ class StreamWatch:
             block = self._read_usage(block)
         if not self.finished:
             if not self._of_responses:
-                if block.find(b'"finish_reason"') >= 0 and has_value(block, b'"finish_reason"'):
-                    self.finished = FINISH_REASON.search(block) is not None
+                self.finished = FINISH_REASON.search(block) is not None
             elif block.find(b"complete") >= 0 or block.find(b"failed") >= 0:
                 self.finished = RESPONSE_END.search(block) is not None
         return block

@@ -97,8 +97,18 @@ class Connection(asyncio.Protocol):
     def _pump(self, exchange: Exchange) -> None:
         """Hand over what has come, in order, until the caller holds back or nothing is left."""
         try:
-            if self._head_delivered or self._hand_over_head(exchange):
-                self._hand_over_body(exchange)
+            if not (self._head_delivered or self._hand_over_head(exchange)):
+                return
+            reader = self._reader
+            if self._decoder is not None:
+                self._decode(exchange, self._decoder)
+            elif pieces := reader.pieces:  # Runs for every event of every stream.
+                reader.pieces = []
+                awaitable = exchange.body_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+                if awaitable is not None:
+                    self._hold_back(exchange, awaitable)
+            if reader.complete and self._hold is None and self.exchange is exchange:
+                self._finish(exchange)
         except TransportError as error:
             exchange.fail(error.with_traceback(None))
         except asyncio.CancelledError:
@@ -116,18 +126,6 @@ class Connection(asyncio.Protocol):
             self._decoder = decoder_for(head.headers.get("content-encoding"))
         exchange.head_received(head)
         return self.exchange is exchange
-
-    def _hand_over_body(self, exchange: Exchange) -> None:
-        reader = self._reader
-        if self._decoder is not None:
-            self._decode(exchange, self._decoder)
-        elif pieces := reader.pieces:
-            reader.pieces = []
-            awaitable = exchange.body_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-            if awaitable is not None:
-                self._hold_back(exchange, awaitable)
-        if reader.complete and self._hold is None and self.exchange is exchange:
-            self._finish(exchange)
 
     def _decode(self, exchange: Exchange, decoder: ContentDecoder) -> None:
         for piece in self._reader.pieces:
