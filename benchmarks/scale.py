@@ -114,7 +114,9 @@ def tree_of(live: Running) -> ProcessTree:
 
 def waiting_streams(ground: Ground, streams: int) -> list[str]:
     """Streams that had their first event and wait for the next one: what each of them takes."""
-    with ground.gateway("streams") as live:
+    # All connect first: a gateway drops who then says nothing for long, perhaps as it begins.
+    patient = {"HEADER_TIMEOUT_SECONDS": str(round(streams / STREAMS_PER_SECOND) + 60)}
+    with ground.gateway("streams", settings=patient) as live:
         before = tree_of(live).memory().pss_bytes
         looks: list[tuple[int, int]] = []
 

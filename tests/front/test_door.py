@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import time
 import weakref
 from collections.abc import Awaitable
@@ -15,6 +16,7 @@ from tornado.httputil import HTTPServerRequest
 
 from tests.front.conftest import TIMER_SECONDS, OpenDoor
 from tests.front.talking import talk
+from tests.transport.asking import soon
 from tests.waiting import eventually
 
 HOST = b"Host: gateway.test\r\n"
@@ -338,3 +340,29 @@ async def test_who_does_not_go_on_is_dropped(open_door: OpenDoor, sent: bytes) -
         client.send(sent)
         assert await client.at_end()
         assert TIMER_SECONDS - 0.1 < time.monotonic() - started_at < TIMER_SECONDS + 1
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_what_came_while_the_machine_stood_still_came_in_time(open_door: OpenDoor, ends: bool) -> None:
+    loop = asyncio.get_running_loop()
+    bell, button = socket.socketpair()
+
+    def stand_still() -> None:
+        """Here while something is read: of what comes meanwhile the loop hears after its timers."""
+        bell.recv(1)
+        client.sendall(b"GET /late HTTP/1.1\r\n" + HOST + (b"\r\n" if ends else b"X: "))
+        time.sleep(TIMER_SECONDS + 0.1)
+
+    async with open_door(RULES) as (door, port):
+        with bell, button, socket.create_connection(("127.0.0.1", port)) as client:
+            await soon(lambda: door.connections, "it is accepted")
+            loop.add_reader(bell, stand_still)
+            button.send(b"x")
+            client.setblocking(False)
+            async with asyncio.timeout(TIMER_SECONDS * 2):
+                try:
+                    answer = await loop.sock_recv(client, 10_000)
+                except ConnectionResetError:
+                    answer = b""
+            loop.remove_reader(bell)
+            assert answer.endswith(b"GET /late ") if ends else answer == b"", "half a head gains nothing"

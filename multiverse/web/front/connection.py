@@ -10,16 +10,15 @@ import asyncio
 import logging
 import os
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from tornado.httputil import HTTPHeaders, HTTPInputError
 from tornado.iostream import IOStream, StreamClosedError
 
 from multiverse.web.front.deadlines import Deadline
-from multiverse.web.front.exchange import FrontExchange
+from multiverse.web.front.exchange import Context, FrontExchange
 from multiverse.web.front.heads import MAX_HEAD_BYTES, RequestHead, read_head
-from multiverse.web.front.reading import Reading
+from multiverse.web.front.reading import Reading, has_unread_bytes
 from multiverse.web.malformed import log_malformed, malformed_answer
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ LOG = logging.getLogger(__name__)
 
 END_OF_HEAD = b"\r\n\r\n"
 LINGER_SECONDS = 2.0
+SECOND_LOOK_SECONDS = 0.001
 # Load balancers keep connections for 60 s and should be the ones who close: else they send into a closing connection.
 IDLE_SECONDS = 75.0
 # The rest of a refused body up to this size is awaited, so that the connection can be used again.
@@ -36,17 +36,6 @@ SMALL_BODY_BYTES = 65_536
 # What a client has sent ahead, and what it has not taken yet; beyond, it is held back, or whoever writes to it.
 READ_AHEAD_BYTES = 65_536
 UNSENT_BYTES = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What Tornado's `HTTPServerRequest` asks of a connection."""
-
-    remote_ip: str
-    protocol: str = "http"
-
-    def __str__(self) -> str:
-        return self.remote_ip
 
 
 class FrontConnection(asyncio.Protocol):
@@ -65,6 +54,7 @@ class FrontConnection(asyncio.Protocol):
         self._room: asyncio.Future[None] | None = None
         self._written_bytes = 0
         self._taken_before = 0
+        self._looked_again = False
         self.context = Context("")
         self.deadline = Deadline(door.loop, self._out_of_time)
         self.closed = False
@@ -193,6 +183,7 @@ class FrontConnection(asyncio.Protocol):
 
     def _begin(self, head: RequestHead) -> None:
         self._begun = True
+        self._looked_again = False
         try:
             head.read_framing()
         except HTTPInputError as error:
@@ -320,7 +311,12 @@ class FrontConnection(asyncio.Protocol):
             self.deadline.set(self._door.limits.write_timeout_seconds)
 
     def _out_of_time(self) -> None:
-        """Close, unless the client is still taking what was written before."""
+        """Close, unless the client has sent what was not read yet, or is still taking what was written before."""
+        if not self._looked_again and self._transport is not None and has_unread_bytes(self._transport):
+            # The machine may have stood still, or the client begins this very moment: timers come before reading.
+            self._looked_again = True
+            self.deadline.set(SECOND_LOOK_SECONDS)
+            return
         taken_before, self._taken_before = self._taken_before, self.taken_bytes
         if taken_before < self.taken_bytes < self._written_bytes:
             self.deadline.set(self._door.limits.write_timeout_seconds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tornado.httputil import (
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
     from multiverse.web.front.connection import FrontConnection
 
 SWITCHING_PROTOCOLS = 101
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What Tornado's `HTTPServerRequest` asks of a connection."""
+
+    remote_ip: str
+    protocol: str = "http"
+
+    def __str__(self) -> str:
+        return self.remote_ip
 
 
 class FrontExchange(HTTPConnection):

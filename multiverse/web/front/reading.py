@@ -50,9 +50,18 @@ class Reading:
         self._timer = None
         if transport.is_closing():
             return
-        poll = select.poll()
-        poll.register(transport.get_extra_info("socket").fileno(), END_OF_CLIENT)
-        if poll.poll(0):
+        if _happened(transport, END_OF_CLIENT):
             self._left()
         else:
             self._look_later(transport)
+
+
+def has_unread_bytes(transport: asyncio.Transport) -> bool:
+    """Whether something has come that the event loop has not read yet. Asks the system; on Windows nobody knows."""
+    return hasattr(select, "poll") and not transport.is_closing() and _happened(transport, select.POLLIN)
+
+
+def _happened(transport: asyncio.Transport, events: int) -> bool:
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), events)
+    return bool(poll.poll(0))
