@@ -72,6 +72,7 @@ def test_a_secret_is_shown_once(gateway: GatewayProcess) -> None:
     [
         ({}, "name"),
         ({"name": " "}, "name"),
+        ({"name": "Ada\u200b"}, "name"),
         ({"name": "Ada", "role": "king"}, "role"),
         ({"name": "Ada", "email": "ada"}, "email"),
         ({"name": "Ada", "expires_at": "soon"}, "expires_at"),

@@ -38,7 +38,11 @@ __all__ = [
 ]
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9._\-:/@+]{1,200}")
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# And those that nobody sees: with them a name could look like somebody else's, or turn the text around it. The joiners
+# U+200C and U+200D stay, which Persian and emoji are written with.
+CONTROL_CHARACTERS = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
 CONTROL_CHARACTERS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 PRINTABLE_ASCII = re.compile(r"[!-~]{1,500}")
 MAX_TAGS, MAX_TAG_LENGTH = 20, 50
@@ -63,7 +67,7 @@ class Line(fields.String):
         if self.allowed is not None and not self.allowed.fullmatch(text):
             raise ValidationError(self._hint)
         if len(text) > self.longest or CONTROL_CHARACTERS.search(text):
-            raise ValidationError(f"must be at most {self.longest} characters, without line breaks")
+            raise ValidationError(f"must be at most {self.longest} characters, all of them visible, on one line")
         return text
 
 
