@@ -21,12 +21,21 @@ from multiverse.redaction import Redactor, escape_controls, names_secret
 _PLAIN_NAME = re.compile(r"[a-z_]{1,30}")
 _NO_NAME_CHARACTER = re.compile(r"[^A-Za-z0-9_.-]")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:+-]+")
+_PLAIN_VALUES = re.compile(r"[A-Za-z0-9_./:+\n-]*")
 _NEEDS_QUOTES = re.compile(r'[\s="\\]')
+# What is written without a look of its own, once all texts were looked at together.
+_PLAIN_KINDS = frozenset({str, int, float, type(None)})
+_OWN_KEYS = ("timestamp", "level", "component", "message")
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
     fields: Mapping[str, Any] = record.fields  # type: ignore[attr-defined]
     return fields
+
+
+def _texts(message: str, fields: Mapping[str, Any]) -> list[str]:
+    """All texts of a record. One look at them together tells for nearly every record that there is no secret in any."""
+    return [message, *[value for value in fields.values() if type(value) is str]]
 
 
 def _exception_text(record: logging.LogRecord) -> str:
@@ -61,17 +70,12 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line; a traceback's lines follow with two spaces, which no record begins with: none can be forged."""
         fields, message = _fields(record), record.getMessage()
-        # One look at all texts tells for nearly every record that there is nothing to be taken out of any of them.
-        texts = "\n".join([message, *[value for value in fields.values() if type(value) is str]])
-        if self._redactor.redact(texts) == texts:
-            pairs = "".join(
-                [
-                    f" {name}={_shown(value)}"
-                    if _is_plain_name(name) and not isinstance(value, list | dict)
-                    else self._pair(name, value)
-                    for name, value in fields.items()
-                ]
-            )
+        texts = _texts(message, fields)
+        joined = "\n".join(texts)
+        if self._redactor.redact(joined) == joined:
+            pairs = _plain_pairs(fields, texts, joined)
+            if pairs is None:
+                pairs = "".join([self._pair_without_secret(name, value) for name, value in fields.items()])
         else:
             message = self._redactor.redact(message)
             pairs = "".join([self._pair(name, value) for name, value in fields.items()])
@@ -81,6 +85,11 @@ class TextLines(logging.Formatter):
         if not exception:
             return line
         return "\n  ".join([line, *map(escape_controls, self._redactor.redact(exception).split("\n"))])
+
+    def _pair_without_secret(self, name: str, value: Any) -> str:
+        if _is_plain_name(name) and not isinstance(value, list | dict):
+            return f" {name}={_shown(value)}"
+        return self._pair(name, value)
 
     def _pair(self, name: str, value: Any) -> str:
         if not _PLAIN_NAME.fullmatch(name):
@@ -97,6 +106,25 @@ def _origin(level: str, name: str) -> str:
 def _is_plain_name(name: str) -> bool:
     """Whether a field with this name is written as it is, and its value judged by what it holds alone."""
     return _PLAIN_NAME.fullmatch(name) is not None and not names_secret(name)
+
+
+@lru_cache(64)
+def _template(names: tuple[str, ...]) -> str | None:
+    """The pairs of fields with these names, open for their values; None where a name needs a look of its own."""
+    return "".join([f" {name}=%s" for name in names]) if all(map(_is_plain_name, names)) else None
+
+
+def _plain_pairs(fields: Mapping[str, Any], texts: list[str], joined: str) -> str | None:
+    """The pairs of fields without secrets that are all written as they are, as a request's; None of any others.
+
+    `joined` are the `texts` of the record: its message, then those of the fields, a line each.
+    """
+    template, values = _template(tuple(fields)), fields.values()
+    if template is None or not _PLAIN_KINDS.issuperset(map(type, values)) or joined.count("\n") >= len(texts):
+        return None
+    if "" in texts or _PLAIN_VALUES.fullmatch(joined, len(texts[0])) is None:
+        return None
+    return template % tuple(["-" if value is None else value for value in values])
 
 
 def _shown(value: Any) -> str:
@@ -123,6 +151,19 @@ class JSONLines(JsonFormatter):
         super().__init__()
         self._redactor = redactor
 
+    def format(self, record: logging.LogRecord) -> str:
+        """As python-json-logger's, with a short way for a record of plain fields in which there is no secret."""
+        fields, message = _fields(record), record.getMessage()
+        template, values = _json_template(tuple(fields)), fields.values()
+        if template is None or not _PLAIN_KINDS.issuperset(map(type, values)) or _exception_text(record):
+            return super().format(record)
+        joined = "\n".join(_texts(message, fields))
+        if self._redactor.redact(joined) != joined:
+            return super().format(record)
+        written = [_json(value) if type(value) is str else "null" if value is None else value for value in values]
+        own = (iso_from_unix(record.created), record.levelname, record.name, message)
+        return template % (*map(_json, own), *written)
+
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         """python-json-logger's hook; a field never hides one of the record's own keys."""
         log_data["timestamp"] = iso_from_unix(record.created)
@@ -135,6 +176,14 @@ class JSONLines(JsonFormatter):
         if exception:
             log_data["exception"] = self._redactor.redact(exception)
 
-    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
-        """DEL is the one control character that JSON leaves as it is."""
-        return super().jsonify_log_record(log_data).replace("\x7f", "\\u007f")
+
+# A text in quotes, in ASCII; what json.dumps makes of one.
+_json = json.encoder.encode_basestring_ascii
+
+
+@lru_cache(64)
+def _json_template(names: tuple[str, ...]) -> str | None:
+    """A record's object with fields of these names, open for its values; None where a name needs a look of its own."""
+    if not all(map(_is_plain_name, names)) or not {*_OWN_KEYS, "exception"}.isdisjoint(names):
+        return None
+    return "{" + ", ".join([f'"{name}": %s' for name in (*_OWN_KEYS, *names)]) + "}"

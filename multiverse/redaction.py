@@ -75,7 +75,8 @@ _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 def escape_controls(text: str) -> str:
     """`text` with every character that could end a line or steer a terminal written as `\\n`, `\\x1b`, `\\u2028`."""
-    return _CONTROLS.sub(_escaped, text)
+    # None of them is printable: nearly every text is done with at one glance.
+    return text if text.isprintable() else _CONTROLS.sub(_escaped, text)
 
 
 def names_secret(name: str) -> bool:

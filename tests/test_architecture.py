@@ -52,7 +52,7 @@ HOMES = {
     "tornado.platform": "transport.http",
     "httptools": "transport.answers",
     "uvloop": "web.app",
-    "msgspec": "proxy servers.probe web",
+    "msgspec": "people.usage proxy servers.probe web",
     "marshmallow": "web.client_reply_schemas web.people_reply_schemas web.people_schemas web.reply_schemas web.schemas"
     " web.strict_fields web.terms_schema",
     "apispec": "web.openapi",

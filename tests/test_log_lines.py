@@ -8,8 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from multiverse.log_copies import plain_copy
+from multiverse.log_lines import JSONLines, TextLines
 from multiverse.logs import Logs
+from multiverse.redaction import Redactor
 from tests.log_files import ADMIN_KEY, CLIENT_KEY, METRICS_TOKEN, STAMP, lines_of, logging_to, objects_of
 
 SERVER_KEY = "server-key-of-a-test"
@@ -58,8 +63,33 @@ def test_a_line_of_text(tmp_path: Path) -> None:
 def test_fields_in_text(tmp_path: Path, value: object, written: str) -> None:
     with logging_to(tmp_path):
         LOG.info("message", extra={"fields": {"field": value, "odd name\n": 1}})
-    (line,) = lines_of(tmp_path)
-    assert line.endswith(f"  message field={written} odd_name_=1")
+        LOG.info("message", extra={"fields": {"field": value, "model": "gemma-3"}})
+    first, second = lines_of(tmp_path)
+    assert first.endswith(f"  message field={written} odd_name_=1")
+    assert second.endswith(f"  message field={written} model=gemma-3")
+
+
+TEXTS = (
+    st.sampled_from(["gemma-3:8b", "", "a\nb", "a=b", "None", "sk-abcdef123456", ADMIN_KEY, "\x7f", "é"]) | st.text()
+)
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.lists(TEXTS, max_size=2)
+NAMES = st.sampled_from(["request_id", "status", "model", "level", "exception", "api_key", "odd name\n"])
+
+
+@given(message=TEXTS, fields=st.dictionaries(NAMES, VALUES, max_size=4))
+def test_a_record_is_written_alike_on_the_short_way(message: str, fields: dict[str, object]) -> None:
+    """A field that needs a look of its own sends all others of its record on the long way."""
+    redactor = Redactor([ADMIN_KEY])
+    known = {"name": LOG.name, "levelname": "INFO", "msg": message, "created": 1.5}
+    for formatter, ending in ((TextLines(redactor), " odd_=1"), (JSONLines(redactor), ', "odd!": 1}')):
+        short, long = (
+            formatter.format(logging.makeLogRecord({**known, "fields": plain_copy({**fields, **odd})}))
+            for odd in ({}, {"odd!": 1})
+        )
+        assert (short.removesuffix("}") if ending.endswith("}") else short) + ending == long
+        assert ADMIN_KEY not in short
+        assert len(short.splitlines()) == 1
+        assert "\x7f" not in short
 
 
 def test_json_lines(tmp_path: Path) -> None:
