@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 COPY_DEPTH = 4
@@ -39,7 +39,16 @@ class ReadyRecord(logging.LogRecord):
     @property
     @abstractmethod
     def fields(self) -> Mapping[str, Any]:
-        """What the record tells beside its message, in plain values."""
+        """What the record tells beside its message: texts, finite numbers and None, under plain names of their own."""
+
+    @property
+    @abstractmethod
+    def texts(self) -> tuple[str, ...]:
+        """All texts in `fields`."""
+
+    @abstractmethod
+    def pairs(self, shown: Callable[[str], str]) -> str:
+        """`fields` as they stand in a line of text, each ` name=value`; `shown` makes the value of a text."""
 
 
 def message_of(record: logging.LogRecord) -> str:

@@ -9,33 +9,26 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
 from multiverse.clock import iso_from_unix
+from multiverse.log_copies import ReadyRecord
 from multiverse.redaction import Redactor, escape_controls, names_secret
 
 _PLAIN_NAME = re.compile(r"[a-z_]{1,30}")
 _NO_NAME_CHARACTER = re.compile(r"[^A-Za-z0-9_.-]")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:+-]+")
-_PLAIN_VALUES = re.compile(r"[A-Za-z0-9_./:+\n-]*")
 _NEEDS_QUOTES = re.compile(r'[\s="\\]')
-# What is written without a look of its own, once all texts were looked at together.
-_PLAIN_KINDS = frozenset({str, int, float, type(None)})
 _OWN_KEYS = ("timestamp", "level", "component", "message")
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
     fields: Mapping[str, Any] = record.fields  # type: ignore[attr-defined]
     return fields
-
-
-def _texts(message: str, fields: Mapping[str, Any]) -> list[str]:
-    """All texts of a record. One look at them together tells for nearly every record that there is no secret in any."""
-    return [message, *[value for value in fields.values() if type(value) is str]]
 
 
 def _exception_text(record: logging.LogRecord) -> str:
@@ -70,12 +63,9 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line; a traceback's lines follow with two spaces, which no record begins with: none can be forged."""
         fields, message = _fields(record), record.getMessage()
-        texts = _texts(message, fields)
-        joined = "\n".join(texts)
-        if self._redactor.redact(joined) == joined:
-            pairs = _plain_pairs(fields, texts, joined)
-            if pairs is None:
-                pairs = "".join([self._pair_without_secret(name, value) for name, value in fields.items()])
+        texts = [message, *[value for value in fields.values() if type(value) is str]]
+        if self._redactor.finds_nothing_in(texts):
+            pairs = "".join([self._pair_without_secret(name, value) for name, value in fields.items()])
         else:
             message = self._redactor.redact(message)
             pairs = "".join([self._pair(name, value) for name, value in fields.items()])
@@ -85,6 +75,11 @@ class TextLines(logging.Formatter):
         if not exception:
             return line
         return "\n  ".join([line, *map(escape_controls, self._redactor.redact(exception).split("\n"))])
+
+    def way_for(self, records: Sequence[ReadyRecord]) -> Callable[[ReadyRecord], str]:
+        """What makes the lines of these records: nearly always one look at all their texts does for all of them."""
+        clean = self._redactor.finds_nothing_in([text for record in records for text in record.texts])
+        return _ready_line if clean else self.format
 
     def _pair_without_secret(self, name: str, value: Any) -> str:
         if _is_plain_name(name) and not isinstance(value, list | dict):
@@ -108,25 +103,6 @@ def _is_plain_name(name: str) -> bool:
     return _PLAIN_NAME.fullmatch(name) is not None and not names_secret(name)
 
 
-@lru_cache(64)
-def _template(names: tuple[str, ...]) -> str | None:
-    """The pairs of fields with these names, open for their values; None where a name needs a look of its own."""
-    return "".join([f" {name}=%s" for name in names]) if all(map(_is_plain_name, names)) else None
-
-
-def _plain_pairs(fields: Mapping[str, Any], texts: list[str], joined: str) -> str | None:
-    """The pairs of fields without secrets that are all written as they are, as a request's; None of any others.
-
-    `joined` are the `texts` of the record: its message, then those of the fields, a line each.
-    """
-    template, values = _template(tuple(fields)), fields.values()
-    if template is None or not _PLAIN_KINDS.issuperset(map(type, values)) or joined.count("\n") >= len(texts):
-        return None
-    if "" in texts or _PLAIN_VALUES.fullmatch(joined, len(texts[0])) is None:
-        return None
-    return template % tuple(["-" if value is None else value for value in values])
-
-
 def _shown(value: Any) -> str:
     if isinstance(value, str):
         return _quoted(value)
@@ -144,6 +120,14 @@ def _quoted(text: str) -> str:
     return escape_controls(text)
 
 
+_quoted_again = lru_cache(256)(_quoted)  # Names of keys, models and servers come again and again.
+
+
+def _ready_line(record: ReadyRecord) -> str:
+    origin = _origin(record.levelname, record.name)
+    return f"{iso_from_unix(record.created)} {origin}  {record.msg}{record.pairs(_quoted_again)}"
+
+
 class JSONLines(JsonFormatter):
     """One JSON object per record, ASCII only: `timestamp`, `level`, `component`, `message`, the fields, `exception`."""
 
@@ -151,18 +135,10 @@ class JSONLines(JsonFormatter):
         super().__init__()
         self._redactor = redactor
 
-    def format(self, record: logging.LogRecord) -> str:
-        """As python-json-logger's, with a short way for a record of plain fields in which there is no secret."""
-        fields, message = _fields(record), record.getMessage()
-        template, values = _json_template(tuple(fields)), fields.values()
-        if template is None or not _PLAIN_KINDS.issuperset(map(type, values)) or _exception_text(record):
-            return super().format(record)
-        joined = "\n".join(_texts(message, fields))
-        if self._redactor.redact(joined) != joined:
-            return super().format(record)
-        written = [_json(value) if type(value) is str else "null" if value is None else value for value in values]
-        own = (iso_from_unix(record.created), record.levelname, record.name, message)
-        return template % (*map(_json, own), *written)
+    def way_for(self, records: Sequence[ReadyRecord]) -> Callable[[ReadyRecord], str]:
+        """As that of `TextLines`."""
+        clean = self._redactor.finds_nothing_in([text for record in records for text in record.texts])
+        return _ready_object if clean else self.format
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         """python-json-logger's hook; a field never hides one of the record's own keys."""
@@ -177,13 +153,17 @@ class JSONLines(JsonFormatter):
             log_data["exception"] = self._redactor.redact(exception)
 
 
-# A text in quotes, in ASCII; what json.dumps makes of one.
-_json = json.encoder.encode_basestring_ascii
+_json = json.encoder.encode_basestring_ascii  # A text in quotes, as json.dumps writes it.
+
+
+def _ready_object(record: ReadyRecord) -> str:
+    fields = record.fields
+    values = [_json(value) if type(value) is str else "null" if value is None else value for value in fields.values()]
+    own = (iso_from_unix(record.created), record.levelname, record.name, record.msg)
+    return _object_of(tuple(fields)) % (*map(_json, own), *values)
 
 
 @lru_cache(64)
-def _json_template(names: tuple[str, ...]) -> str | None:
-    """A record's object with fields of these names, open for its values; None where a name needs a look of its own."""
-    if not all(map(_is_plain_name, names)) or not {*_OWN_KEYS, "exception"}.isdisjoint(names):
-        return None
+def _object_of(names: tuple[str, ...]) -> str:
+    """A record's object with fields of these names, open for the values."""
     return "{" + ", ".join([f'"{name}": %s' for name in (*_OWN_KEYS, *names)]) + "}"

@@ -13,7 +13,7 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -179,7 +179,7 @@ class _Writer:
     def __init__(
         self,
         intake: _Intake,
-        formatter: logging.Formatter,
+        formatter: TextLines | JSONLines,
         outputs: list[logging.Handler],
         failures: _Failures,
         block_bytes: int,
@@ -215,7 +215,8 @@ class _Writer:
 
     def _write(self, records: list[logging.LogRecord]) -> None:
         self._memory.add(records)
-        self._write_lines([line for record in records if (line := self._line(record)) is not None])
+        of_ready = self._formatter.way_for([record for record in records if isinstance(record, ReadyRecord)])
+        self._write_lines([line for record in records if (line := self._line(record, of_ready)) is not None])
         dropped = self._intake.take_dropped()
         if dropped:
             self._write_lines([self._formatter.format(_dropped_record(dropped))])
@@ -226,9 +227,9 @@ class _Writer:
             for output in self._outputs:
                 output.handle(self._block)
 
-    def _line(self, record: logging.LogRecord) -> str | None:
+    def _line(self, record: logging.LogRecord, of_ready: Callable[[ReadyRecord], str]) -> str | None:
         try:
-            return self._formatter.format(record)
+            return of_ready(record) if isinstance(record, ReadyRecord) else self._formatter.format(record)
         except Exception:
             self._failures.report()
             return None

@@ -22,8 +22,8 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
 # Lowest first. A module may import from its own room and from lower layers; rooms of one layer do not know each other.
 LAYERS = (
-    "cancelling clock errors histogram redaction settings ticking",
-    "config log_copies log_lines log_memory loop_watch",
+    "cancelling clock errors histogram log_copies redaction settings ticking",
+    "config log_lines log_memory loop_watch",
     "logs",
     "storage transport",
     "people servers",

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from multiverse.log_copies import plain_copy
 from multiverse.log_lines import JSONLines, TextLines
 from multiverse.logs import Logs
+from multiverse.people.usage import BEGINNING, OUTCOMES, RequestLine, UsageRecord
 from multiverse.redaction import Redactor
+from tests.bench import build_record
 from tests.log_files import ADMIN_KEY, CLIENT_KEY, METRICS_TOKEN, STAMP, lines_of, logging_to, objects_of
 
 SERVER_KEY = "server-key-of-a-test"
@@ -69,27 +71,37 @@ def test_fields_in_text(tmp_path: Path, value: object, written: str) -> None:
     assert second.endswith(f"  message field={written} model=gemma-3")
 
 
-TEXTS = (
-    st.sampled_from(["gemma-3:8b", "", "a\nb", "a=b", "None", "sk-abcdef123456", ADMIN_KEY, "\x7f", "é"]) | st.text()
+TEXTS = st.sampled_from(["gemma-3:8b", "Ada L", "", "a\nb", "a=b", "None", "sk-abcdef123456", ADMIN_KEY, "\x7f", "é"])
+NUMBERS = st.none() | st.integers(0, 10**7)
+RECORDS = st.builds(
+    build_record,
+    request_id=TEXTS | st.text(),
+    key_name=TEXTS,
+    route=TEXTS,
+    model_name=TEXTS,
+    registration_id=st.none() | TEXTS,
+    outcome=st.sampled_from(OUTCOMES),
+    first_token_ms=st.none() | st.floats(0, 10**9),
+    total_ms=st.none() | st.floats(0, 10**9),
+    prompt_tokens=NUMBERS,
+    completion_tokens=NUMBERS,
 )
-VALUES = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.lists(TEXTS, max_size=2)
-NAMES = st.sampled_from(["request_id", "status", "model", "level", "exception", "api_key", "odd name\n"])
 
 
-@given(message=TEXTS, fields=st.dictionaries(NAMES, VALUES, max_size=4))
-def test_a_record_is_written_alike_on_the_short_way(message: str, fields: dict[str, object]) -> None:
-    """A field that needs a look of its own sends all others of its record on the long way."""
+@given(records=st.lists(RECORDS, min_size=1, max_size=3))
+def test_lines_of_requests_are_written_as_any_others(records: list[UsageRecord]) -> None:
+    """They are ready, and looked at together; other records have each field looked at."""
     redactor = Redactor([ADMIN_KEY])
-    known = {"name": LOG.name, "levelname": "INFO", "msg": message, "created": 1.5}
-    for formatter, ending in ((TextLines(redactor), " odd_=1"), (JSONLines(redactor), ', "odd!": 1}')):
-        short, long = (
-            formatter.format(logging.makeLogRecord({**known, "fields": plain_copy({**fields, **odd})}))
-            for odd in ({}, {"odd!": 1})
-        )
-        assert (short.removesuffix("}") if ending.endswith("}") else short) + ending == long
-        assert ADMIN_KEY not in short
-        assert len(short.splitlines()) == 1
-        assert "\x7f" not in short
+    lines = [RequestLine(BEGINNING, record) for record in records]
+    for formatter in (TextLines(redactor), JSONLines(redactor)):
+        way = formatter.way_for(lines)
+        for line in lines:
+            assert sorted(line.texts) == sorted(value for value in line.fields.values() if isinstance(value, str))
+            known = {"name": line.name, "levelname": line.levelname, "msg": line.msg, "created": line.created}
+            other = logging.makeLogRecord({**known, "fields": plain_copy(line.fields)})
+            assert way(line) == formatter.format(line) == formatter.format(other)
+            assert len(way(line).splitlines()) == 1
+            assert ADMIN_KEY not in way(line)
 
 
 def test_json_lines(tmp_path: Path) -> None:

@@ -77,6 +77,27 @@ class RequestLine(ReadyRecord):
             "completion_tokens": record.completion_tokens,
         }
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts of `fields`."""
+        record = self.told
+        known = (record.request_id, record.key_name, record.route, record.model_name, record.outcome)
+        return known if record.registration_id is None else (*known, record.registration_id)
+
+    def pairs(self, shown: Callable[[str], str]) -> str:
+        """`fields` in a line of text."""
+        record = self.told
+        server, tokens_in, tokens_out = record.registration_id, record.prompt_tokens, record.completion_tokens
+        return (
+            f" request_id={shown(record.request_id)} key_name={shown(record.key_name)} route={shown(record.route)}"
+            f" model={shown(record.model_name)} server={'-' if server is None else shown(server)}"
+            f" attempts={record.attempts} status={record.status} outcome={record.outcome}"
+            f" first_token_ms={'-' if record.first_token_ms is None else record.first_token_ms}"
+            f" total_ms={'-' if record.total_ms is None else record.total_ms}"
+            f" prompt_tokens={'-' if tokens_in is None else tokens_in}"
+            f" completion_tokens={'-' if tokens_out is None else tokens_out}"
+        )
+
 
 class Usage:
     """Counts requests and tokens since the gateway started; `on_end` hears of each that is over."""
