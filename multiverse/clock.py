@@ -9,6 +9,8 @@ import time
 from datetime import UTC, datetime
 from functools import lru_cache
 
+MILLISECONDS = tuple([f".{number:03d}Z" for number in range(1000)])
+
 
 class Clock:
     """The machine's clocks."""
@@ -26,7 +28,7 @@ class Clock:
 def iso_from_unix(unix_seconds: float) -> str:
     """`unix_seconds` as `2026-01-31T12:00:00.123Z`."""
     whole_seconds, microseconds = divmod(round(unix_seconds * 1_000_000), 1_000_000)
-    return f"{_iso_of_second(whole_seconds)}.{microseconds // 1000:03d}Z"
+    return _iso_of_second(whole_seconds) + MILLISECONDS[microseconds // 1000]
 
 
 @lru_cache(16)

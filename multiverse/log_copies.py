@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 COPY_DEPTH = 4
@@ -20,14 +20,18 @@ class ReadyRecord(logging.LogRecord):
     """A record that needs no copy: whoever logs it, by `Logger.handle`, never changes again what `fields` is made of.
 
     For lines that are written for every request. Most of what logging finds out for a record is left out, and `fields`
-    is made in the writer's thread.
+    is made of `told` in the writer's thread.
     """
 
-    def __init__(self, beginning: Mapping[str, Any]) -> None:
-        self.__dict__ = {**beginning, "created": time.time()}
+    told: Any
+
+    def __init__(self, beginning: dict[str, Any], told: object) -> None:
+        known = self.__dict__ = beginning.copy()
+        known["created"] = time.time()
+        known["told"] = told
 
     @staticmethod
-    def beginning(name: str, level: int, message: str) -> Mapping[str, Any]:
+    def beginning(name: str, level: int, message: str) -> dict[str, Any]:
         """What all records of one kind have in common."""
         known = {"name": name, "levelno": level, "levelname": logging.getLevelName(level), "msg": message}
         return {**logging.makeLogRecord({}).__dict__, **known}
@@ -35,7 +39,16 @@ class ReadyRecord(logging.LogRecord):
     @property
     @abstractmethod
     def fields(self) -> Mapping[str, Any]:
-        """What the record tells beside its message, in plain values."""
+        """What the record tells beside its message: texts, finite numbers and None, under plain names of their own."""
+
+    @property
+    @abstractmethod
+    def texts(self) -> tuple[str, ...]:
+        """All texts in `fields`."""
+
+    @abstractmethod
+    def pairs(self, shown: Callable[[str], str]) -> str:
+        """`fields` as they stand in a line of text, each ` name=value`; `shown` makes the value of a text."""
 
 
 def message_of(record: logging.LogRecord) -> str:

@@ -9,19 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
 from multiverse.clock import iso_from_unix
+from multiverse.log_copies import ReadyRecord
 from multiverse.redaction import Redactor, escape_controls, names_secret
 
 _PLAIN_NAME = re.compile(r"[a-z_]{1,30}")
 _NO_NAME_CHARACTER = re.compile(r"[^A-Za-z0-9_.-]")
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:+-]+")
 _NEEDS_QUOTES = re.compile(r'[\s="\\]')
+_OWN_KEYS = ("timestamp", "level", "component", "message")
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
@@ -61,17 +63,9 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line; a traceback's lines follow with two spaces, which no record begins with: none can be forged."""
         fields, message = _fields(record), record.getMessage()
-        # One look at all texts tells for nearly every record that there is nothing to be taken out of any of them.
-        texts = "\n".join([message, *[value for value in fields.values() if type(value) is str]])
-        if self._redactor.redact(texts) == texts:
-            pairs = "".join(
-                [
-                    f" {name}={_shown(value)}"
-                    if _is_plain_name(name) and not isinstance(value, list | dict)
-                    else self._pair(name, value)
-                    for name, value in fields.items()
-                ]
-            )
+        texts = [message, *[value for value in fields.values() if type(value) is str]]
+        if self._redactor.finds_nothing_in(texts):
+            pairs = "".join([self._pair_without_secret(name, value) for name, value in fields.items()])
         else:
             message = self._redactor.redact(message)
             pairs = "".join([self._pair(name, value) for name, value in fields.items()])
@@ -81,6 +75,16 @@ class TextLines(logging.Formatter):
         if not exception:
             return line
         return "\n  ".join([line, *map(escape_controls, self._redactor.redact(exception).split("\n"))])
+
+    def way_for(self, records: Sequence[ReadyRecord]) -> Callable[[ReadyRecord], str]:
+        """What makes the lines of these records: nearly always one look at all their texts does for all of them."""
+        clean = self._redactor.finds_nothing_in([text for record in records for text in record.texts])
+        return _ready_line if clean else self.format
+
+    def _pair_without_secret(self, name: str, value: Any) -> str:
+        if _is_plain_name(name) and not isinstance(value, list | dict):
+            return f" {name}={_shown(value)}"
+        return self._pair(name, value)
 
     def _pair(self, name: str, value: Any) -> str:
         if not _PLAIN_NAME.fullmatch(name):
@@ -116,12 +120,25 @@ def _quoted(text: str) -> str:
     return escape_controls(text)
 
 
+_quoted_again = lru_cache(256)(_quoted)  # Names of keys, models and servers come again and again.
+
+
+def _ready_line(record: ReadyRecord) -> str:
+    origin = _origin(record.levelname, record.name)
+    return f"{iso_from_unix(record.created)} {origin}  {record.msg}{record.pairs(_quoted_again)}"
+
+
 class JSONLines(JsonFormatter):
     """One JSON object per record, ASCII only: `timestamp`, `level`, `component`, `message`, the fields, `exception`."""
 
     def __init__(self, redactor: Redactor) -> None:
         super().__init__()
         self._redactor = redactor
+
+    def way_for(self, records: Sequence[ReadyRecord]) -> Callable[[ReadyRecord], str]:
+        """As that of `TextLines`."""
+        clean = self._redactor.finds_nothing_in([text for record in records for text in record.texts])
+        return _ready_object if clean else self.format
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
         """python-json-logger's hook; a field never hides one of the record's own keys."""
@@ -135,6 +152,18 @@ class JSONLines(JsonFormatter):
         if exception:
             log_data["exception"] = self._redactor.redact(exception)
 
-    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
-        """DEL is the one control character that JSON leaves as it is."""
-        return super().jsonify_log_record(log_data).replace("\x7f", "\\u007f")
+
+_json = json.encoder.encode_basestring_ascii  # A text in quotes, as json.dumps writes it.
+
+
+def _ready_object(record: ReadyRecord) -> str:
+    fields = record.fields
+    values = [_json(value) if type(value) is str else "null" if value is None else value for value in fields.values()]
+    own = (iso_from_unix(record.created), record.levelname, record.name, record.msg)
+    return _object_of(tuple(fields)) % (*map(_json, own), *values)
+
+
+@lru_cache(64)
+def _object_of(names: tuple[str, ...]) -> str:
+    """A record's object with fields of these names, open for the values."""
+    return "{" + ", ".join([f'"{name}": %s' for name in (*_OWN_KEYS, *names)]) + "}"

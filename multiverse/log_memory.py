@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 RECORDS_KEPT = 2_000
@@ -19,7 +19,7 @@ class LogMemory:
 
     def __init__(self, document: Callable[[logging.LogRecord], dict[str, Any]], *, kept: int = RECORDS_KEPT) -> None:
         self._document = document
-        self._records: deque[tuple[int, logging.LogRecord]] = deque(maxlen=kept)
+        self._records: deque[logging.LogRecord] = deque(maxlen=kept)
         self._lock = threading.Lock()
         self._last_id = 0
 
@@ -28,11 +28,11 @@ class LogMemory:
         """The number of the latest record; 0 before the first."""
         return self._last_id
 
-    def add(self, record: logging.LogRecord) -> None:
-        """Keep `record`, prepared as logs.py hands it over."""
+    def add(self, records: Sequence[logging.LogRecord]) -> None:
+        """Keep `records`, prepared as logs.py hands them over, oldest first."""
         with self._lock:
-            self._last_id += 1
-            self._records.append((self._last_id, record))
+            self._last_id += len(records)
+            self._records.extend(records)
 
     def search(
         self,
@@ -50,7 +50,8 @@ class LogMemory:
         shown, in any case; only records behind `after_id`.
         """
         with self._lock:
-            candidates = [entry for entry in reversed(self._records) if entry[0] > after_id]
+            newest_first = zip(range(self._last_id, after_id, -1), reversed(self._records), strict=False)
+            candidates = list(newest_first)
         least = logging.getLevelNamesMapping()[level] if level else 0
         found: list[dict[str, Any]] = []
         for number, record in candidates:

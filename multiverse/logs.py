@@ -7,14 +7,13 @@ use `logging`, with `extra={"fields": {...}}`; only gateway.py opens and closes.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import logging.handlers
 import queue
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -122,8 +121,6 @@ class _Intake(logging.handlers.QueueHandler):
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """A copy that holds on to nothing of the caller's: no arguments, no frames, no mutable fields."""
-        if isinstance(record, ReadyRecord):
-            return record
         snapshot = logging.LogRecord.__new__(logging.LogRecord)  # copy.copy() takes five times as long
         snapshot.__dict__.update(record.__dict__)
         snapshot.msg = message_of(record)
@@ -141,7 +138,10 @@ class _Intake(logging.handlers.QueueHandler):
 
     def handle(self, record: logging.LogRecord) -> bool:
         """As logging's, without its lock: what is shared is a queue, and a count that has the lock for itself."""
-        self.emit(record)
+        try:
+            self.enqueue(record if isinstance(record, ReadyRecord) else self.prepare(record))
+        except Exception:  # whoever logs must not pay for it
+            self.handleError(record)
         return True
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -167,7 +167,7 @@ class _Intake(logging.handlers.QueueHandler):
         return dropped
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Called by `emit` instead of raising into the caller."""
+        """Called by `handle` instead of raising into the caller."""
         self._failures.report()
 
 
@@ -179,7 +179,7 @@ class _Writer:
     def __init__(
         self,
         intake: _Intake,
-        formatter: logging.Formatter,
+        formatter: TextLines | JSONLines,
         outputs: list[logging.Handler],
         failures: _Failures,
         block_bytes: int,
@@ -191,6 +191,8 @@ class _Writer:
         self._outputs = outputs
         self._failures = failures
         self._block_bytes = block_bytes
+        # What outputs are handed, with one block of lines after the other.
+        self._block = logging.makeLogRecord({})
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -204,30 +206,30 @@ class _Writer:
         while None not in records:
             records = [self._intake.queue.get()]
             self._ending.wait(BATCH_SECONDS)
-            with contextlib.suppress(queue.Empty):
-                while len(records) < BATCH_RECORDS:
-                    records.append(self._intake.queue.get_nowait())
+            others = min(self._intake.queue.qsize(), BATCH_RECORDS - 1)  # Nobody else takes any.
+            records += [self._intake.queue.get() for _other in range(others)]
             try:
                 self._write([record for record in records if record is not None])
             except Exception:  # or the thread would end
                 self._failures.report()
 
     def _write(self, records: list[logging.LogRecord]) -> None:
-        self._write_lines([line for record in records if (line := self._line(record)) is not None])
+        self._memory.add(records)
+        of_ready = self._formatter.way_for([record for record in records if isinstance(record, ReadyRecord)])
+        self._write_lines([line for record in records if (line := self._line(record, of_ready)) is not None])
         dropped = self._intake.take_dropped()
         if dropped:
             self._write_lines([self._formatter.format(_dropped_record(dropped))])
 
     def _write_lines(self, lines: list[str]) -> None:
         for block in _blocks(lines, self._block_bytes):
-            written = logging.makeLogRecord({"line": block})
+            self._block.__dict__["line"] = block
             for output in self._outputs:
-                output.handle(written)
+                output.handle(self._block)
 
-    def _line(self, record: logging.LogRecord) -> str | None:
+    def _line(self, record: logging.LogRecord, of_ready: Callable[[ReadyRecord], str]) -> str | None:
         try:
-            self._memory.add(record)
-            return self._formatter.format(record)
+            return of_ready(record) if isinstance(record, ReadyRecord) else self._formatter.format(record)
         except Exception:
             self._failures.report()
             return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -75,7 +75,8 @@ _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 def escape_controls(text: str) -> str:
     """`text` with every character that could end a line or steer a terminal written as `\\n`, `\\x1b`, `\\u2028`."""
-    return _CONTROLS.sub(_escaped, text)
+    # None of them is printable: nearly every text is done with at one glance.
+    return text if text.isprintable() else _CONTROLS.sub(_escaped, text)
 
 
 def names_secret(name: str) -> bool:
@@ -128,6 +129,18 @@ class Redactor:
         if len(text) > SCANNED_MAX_LENGTH:
             clean = clean[:-CUT_EDGE_LENGTH]
         return f"{clean[:TEXT_MAX_LENGTH]}… ({len(text)} characters)"
+
+    def finds_nothing_in(self, texts: Sequence[str]) -> bool:
+        """Whether `redact` would leave each of `texts` as it is; False in doubt, as when there is much to look at.
+
+        One look tells of all of them, since nothing is looked for beyond the end of a line.
+        """
+        joined = "\n".join(texts)
+        if len(joined) > TEXT_MAX_LENGTH and (
+            len(joined) > SCANNED_MAX_LENGTH or max(map(len, texts)) > TEXT_MAX_LENGTH
+        ):
+            return False
+        return self._without_secrets(joined) == joined
 
     def _without_secrets(self, text: str) -> str:
         for spelling in self._anywhere:

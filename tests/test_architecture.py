@@ -22,8 +22,8 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
 # Lowest first. A module may import from its own room and from lower layers; rooms of one layer do not know each other.
 LAYERS = (
-    "cancelling clock errors histogram redaction settings ticking",
-    "config log_copies log_lines log_memory loop_watch",
+    "cancelling clock errors histogram log_copies redaction settings ticking",
+    "config log_lines log_memory loop_watch",
     "logs",
     "storage transport",
     "people servers",
@@ -52,7 +52,7 @@ HOMES = {
     "tornado.platform": "transport.http",
     "httptools": "transport.answers",
     "uvloop": "web.app",
-    "msgspec": "proxy servers.probe web",
+    "msgspec": "people.usage proxy servers.probe web",
     "marshmallow": "web.client_reply_schemas web.people_reply_schemas web.people_schemas web.reply_schemas web.schemas"
     " web.strict_fields web.terms_schema",
     "apispec": "web.openapi",

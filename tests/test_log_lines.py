@@ -8,8 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from multiverse.log_copies import plain_copy
+from multiverse.log_lines import JSONLines, TextLines
 from multiverse.logs import Logs
+from multiverse.people.usage import BEGINNING, OUTCOMES, RequestLine, UsageRecord
+from multiverse.redaction import Redactor
+from tests.bench import build_record
 from tests.log_files import ADMIN_KEY, CLIENT_KEY, METRICS_TOKEN, STAMP, lines_of, logging_to, objects_of
 
 SERVER_KEY = "server-key-of-a-test"
@@ -58,8 +65,43 @@ def test_a_line_of_text(tmp_path: Path) -> None:
 def test_fields_in_text(tmp_path: Path, value: object, written: str) -> None:
     with logging_to(tmp_path):
         LOG.info("message", extra={"fields": {"field": value, "odd name\n": 1}})
-    (line,) = lines_of(tmp_path)
-    assert line.endswith(f"  message field={written} odd_name_=1")
+        LOG.info("message", extra={"fields": {"field": value, "model": "gemma-3"}})
+    first, second = lines_of(tmp_path)
+    assert first.endswith(f"  message field={written} odd_name_=1")
+    assert second.endswith(f"  message field={written} model=gemma-3")
+
+
+TEXTS = st.sampled_from(["gemma-3:8b", "Ada L", "", "a\nb", "a=b", "None", "sk-abcdef123456", ADMIN_KEY, "\x7f", "é"])
+NUMBERS = st.none() | st.integers(0, 10**7)
+RECORDS = st.builds(
+    build_record,
+    request_id=TEXTS | st.text(),
+    key_name=TEXTS,
+    route=TEXTS,
+    model_name=TEXTS,
+    registration_id=st.none() | TEXTS,
+    outcome=st.sampled_from(OUTCOMES),
+    first_token_ms=st.none() | st.floats(0, 10**9),
+    total_ms=st.none() | st.floats(0, 10**9),
+    prompt_tokens=NUMBERS,
+    completion_tokens=NUMBERS,
+)
+
+
+@given(records=st.lists(RECORDS, min_size=1, max_size=3))
+def test_lines_of_requests_are_written_as_any_others(records: list[UsageRecord]) -> None:
+    """They are ready, and looked at together; other records have each field looked at."""
+    redactor = Redactor([ADMIN_KEY])
+    lines = [RequestLine(BEGINNING, record) for record in records]
+    for formatter in (TextLines(redactor), JSONLines(redactor)):
+        way = formatter.way_for(lines)
+        for line in lines:
+            assert sorted(line.texts) == sorted(value for value in line.fields.values() if isinstance(value, str))
+            known = {"name": line.name, "levelname": line.levelname, "msg": line.msg, "created": line.created}
+            other = logging.makeLogRecord({**known, "fields": plain_copy(line.fields)})
+            assert way(line) == formatter.format(line) == formatter.format(other)
+            assert len(way(line).splitlines()) == 1
+            assert ADMIN_KEY not in way(line)
 
 
 def test_json_lines(tmp_path: Path) -> None:

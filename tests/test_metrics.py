@@ -95,6 +95,11 @@ def test_what_clients_send_does_not_make_it_grow() -> None:
     for number in range(MOST_MODELS + 50):
         numbers.note(build_record(model_name=f"org/{number}", route=f"/v1/{number}"), None)
         numbers.note(build_record(model_name=f"made-up-{number}"), None)
+    for label in (UNKNOWN_MODEL, OTHER):
+        numbers.note(build_record(model_name=label), None)
+    assert sum(numbers.requests.values()) == 2 * (MOST_MODELS + 50) + 2
+    assert numbers.requests[UNKNOWN_MODEL, "/v1/chat/completions", "failed"] == MOST_MODELS + 52
+    assert numbers.first_token == {}, "there is no histogram of what has not been measured"
     models = {model for model, _route, _outcome in numbers.requests}
     assert len(models) == MOST_MODELS + 2
     assert {UNKNOWN_MODEL, OTHER} <= models

@@ -97,6 +97,18 @@ def test_known_secrets_are_found_wherever_they_stand(spelled: str) -> None:
     assert REDACTED in clean
 
 
+def test_one_look_at_many_texts() -> None:
+    redactor = Redactor([ADMIN_KEY])
+    plain = ["request", "gemma-3:8b", "Ada L", "", "two\nlines"]
+    assert redactor.finds_nothing_in([])
+    assert redactor.finds_nothing_in(plain * 100)
+    assert redactor.finds_nothing_in(["x" * TEXT_MAX_LENGTH] * 3)
+    for text in (ADMIN_KEY, "Bearer abc", "sk-abcdef123456", "x" * (TEXT_MAX_LENGTH + 1)):
+        assert redactor.redact(text) != text
+        assert not redactor.finds_nothing_in([*plain, text, *plain])
+    assert not redactor.finds_nothing_in(["x" * TEXT_MAX_LENGTH] * 4), "no batch takes long to be looked at"
+
+
 def test_known_secrets_in_json_and_repr() -> None:
     secret = "quote\"back\\slash's"
     redactor = Redactor([secret])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from multiverse.people.usage import UsageRecord
 from multiverse.storage import Store
-from multiverse.storage.rows import storable_row
+from multiverse.storage.rows import USAGE_COLUMNS, storable_row
 from tests.stores import FULL_ROW, opened, registration
 
 pytestmark = pytest.mark.usefixtures("io_loop")
@@ -124,7 +124,8 @@ async def test_a_queued_row_is_a_copy(path: Path) -> None:
         assert [usage["status"] for usage in await store.usage_rows()] == [200]
 
 
-WHOLE_ROW = UsageRecord("req-1", "2026", "key", "anonymous", "127.0.0.1", "/v1/x", "m", False, outcome="ok").row()
+RECORD = UsageRecord("req-1", "2026", "key", "anonymous", "127.0.0.1", "/v1/x", "m", False, outcome="ok")
+WHOLE_ROW = dict(zip(USAGE_COLUMNS, RECORD.row(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -132,6 +133,7 @@ WHOLE_ROW = UsageRecord("req-1", "2026", "key", "anonymous", "127.0.0.1", "/v1/x
     [
         ("route", "half \ud83d of a pair", "half \N{REPLACEMENT CHARACTER} of a pair"),
         ("model_name", "é" * 5000, "é" * 4095 + "…"),
+        ("client_address", "1" * 5000, "1" * 4095 + "…"),
         ("prompt_tokens", 10**30, 2**63 - 1),
         ("owner_name", None, None),
         ("total_ms", 1.5, 1.5),
@@ -139,11 +141,21 @@ WHOLE_ROW = UsageRecord("req-1", "2026", "key", "anonymous", "127.0.0.1", "/v1/x
 )
 async def test_a_whole_row_of_usage_is_judged_as_a_part_is(path: Path, column: str, value: Any, expected: Any) -> None:
     async with opened(path) as store:
-        store.queue_usage(WHOLE_ROW)
-        store.queue_usage({**WHOLE_ROW, column: value})
-        for wrong in ({}, b"bytes", [1]):
-            with pytest.raises(ValueError, match=column):
-                store.queue_usage({**WHOLE_ROW, column: wrong})
-        odd, plain = await store.usage_rows()
+        for as_queued in (dict, lambda row: tuple(row.values())):
+            store.queue_usage(as_queued(WHOLE_ROW))
+            store.queue_usage(as_queued({**WHOLE_ROW, column: value}))
+            for wrong in ({}, b"bytes", [1]):
+                with pytest.raises(ValueError, match=column):
+                    store.queue_usage(as_queued({**WHOLE_ROW, column: wrong}))
+        odd, plain, *by_names = await store.usage_rows()
     assert odd == {**plain, "id": odd["id"], column: expected}
     assert {name: plain[name] for name in WHOLE_ROW} == WHOLE_ROW
+    assert [{**row, "id": 0} for row in by_names] == [{**row, "id": 0} for row in (odd, plain)]
+
+
+@pytest.mark.parametrize("values", [RECORD.row()[:-1], (*RECORD.row(), None), ()])
+async def test_a_row_by_place_has_a_value_for_each_column(path: Path, values: tuple[Any, ...]) -> None:
+    store = Store(str(path))
+    with pytest.raises(ValueError):
+        store.queue_usage(values)
+    assert store.queued == 0

@@ -98,14 +98,14 @@ class Allowances:
 
     def enter(self, name: str, limit: int | None) -> bool:
         """One more request of `name` is under way, unless there are `limit` already; `leave` must follow."""
-        if self.is_full(name, limit):
+        if limit is not None and self.is_full(name, limit):
             return False
         self._at_once[name] = self._at_once.get(name, 0) + 1
         return True
 
-    def is_full(self, name: str, limit: int | None) -> bool:
+    def is_full(self, name: str, limit: int) -> bool:
         """Whether `name` has `limit` requests under way."""
-        return limit is not None and self._at_once.get(name, 0) >= limit
+        return self._at_once.get(name, 0) >= limit
 
     def leave(self, name: str) -> None:
         """A request of `name` has ended."""
@@ -137,7 +137,7 @@ class Allowance:
                 f"{as_duration(seconds)}.",
                 retry_after_seconds=seconds,
             )
-        if self._all.is_full(self._name, limit.requests_at_once):
+        if limit.requests_at_once is not None and self._all.is_full(self._name, limit.requests_at_once):
             raise self._too_many()  # Now, so that it does not cost one of the minute's requests as well.
         if limit.requests_per_minute is None:
             return
@@ -185,7 +185,7 @@ class Allowance:
 
 def as_duration(seconds: float) -> str:
     """A time as OpenAI writes it: `120ms`, `7s`, `1m30s`, `5h0m12s`; never shorter than it is."""
-    milliseconds = math.ceil(round(seconds * 1000, 3))
+    milliseconds = math.ceil(seconds * 1000 - 0.0005)  # What is half a microsecond too long comes from the arithmetic.
     if milliseconds < 1000:
         return f"{milliseconds}ms"
     minutes, rest = divmod(math.ceil(milliseconds / 1000), 60)

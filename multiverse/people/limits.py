@@ -53,10 +53,12 @@ class RateLimit:
 
     def allow(self, name: str) -> float | None:
         """Count one event of `name`. None when it is allowed, else the seconds until the next one will be."""
-        now = int(self._clock.monotonic() * NANOSECONDS)
-        used_until = max(self._used_until.pop(name, now), now)
-        wait = used_until - self._burst - now
-        self._used_until[name] = used_until + self._interval if wait <= 0 else used_until
+        now, used_until = int(self._clock.monotonic() * NANOSECONDS), self._used_until
+        until = used_until.pop(name, now)
+        if until < now:
+            until = now
+        wait = until - self._burst - now
+        used_until[name] = until + self._interval if wait <= 0 else until
         self._forget_some(now)
         return wait / NANOSECONDS if wait > 0 else None
 

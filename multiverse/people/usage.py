@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from multiverse.log_copies import ReadyRecord
 from multiverse.storage.store import Store
@@ -19,9 +20,12 @@ BEGINNING = ReadyRecord.beginning(LOG.name, logging.INFO, "request")
 OUTCOMES = ("ok", "failed", "client_closed", "rejected")
 
 
-@dataclass(slots=True)
-class UsageRecord:
-    """What is known of one request. Times in milliseconds since its admission."""
+class UsageRecord(msgspec.Struct, gc=False):
+    """What is known of one request: the row of the store's `usage` table. Times in milliseconds since its admission.
+
+    A Struct, because there is one for every request: it is made and taken apart in C. It holds nothing that could hold
+    it in turn, so the garbage collector need not look at the thousands that wait or are remembered.
+    """
 
     request_id: str
     started_at: str
@@ -44,43 +48,20 @@ class UsageRecord:
     completion_tokens: int | None = None
     tokens_estimated: bool = False
 
-    def row(self) -> dict[str, Any]:
-        """The row of the store's `usage` table."""
-        return {
-            "request_id": self.request_id,
-            "started_at": self.started_at,
-            "key_id": self.key_id,
-            "key_name": self.key_name,
-            "client_address": self.client_address,
-            "route": self.route,
-            "model_name": self.model_name,
-            "registration_id": self.registration_id,
-            "owner_key_id": self.owner_key_id,
-            "owner_name": self.owner_name,
-            "stream": self.stream,
-            "outcome": self.outcome,
-            "status": self.status,
-            "attempts": self.attempts,
-            "queue_ms": self.queue_ms,
-            "first_token_ms": self.first_token_ms,
-            "total_ms": self.total_ms,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "tokens_estimated": self.tokens_estimated,
-        }
+    def row(self) -> tuple[Any, ...]:
+        """The row's values; the fields stand in the order of the store's `USAGE_COLUMNS`."""
+        return msgspec.structs.astuple(self)
 
 
 class RequestLine(ReadyRecord):
     """The log line of a request that has ended."""
 
-    def __init__(self, record: UsageRecord) -> None:
-        super().__init__(BEGINNING)
-        self._record = record
+    told: UsageRecord
 
     @property
     def fields(self) -> dict[str, Any]:
         """What the line tells."""
-        record = self._record
+        record = self.told
         return {
             "request_id": record.request_id,
             "key_name": record.key_name,
@@ -95,6 +76,27 @@ class RequestLine(ReadyRecord):
             "prompt_tokens": record.prompt_tokens,
             "completion_tokens": record.completion_tokens,
         }
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts of `fields`."""
+        record = self.told
+        known = (record.request_id, record.key_name, record.route, record.model_name, record.outcome)
+        return known if record.registration_id is None else (*known, record.registration_id)
+
+    def pairs(self, shown: Callable[[str], str]) -> str:
+        """`fields` in a line of text."""
+        record = self.told
+        server, tokens_in, tokens_out = record.registration_id, record.prompt_tokens, record.completion_tokens
+        return (
+            f" request_id={shown(record.request_id)} key_name={shown(record.key_name)} route={shown(record.route)}"
+            f" model={shown(record.model_name)} server={'-' if server is None else shown(server)}"
+            f" attempts={record.attempts} status={record.status} outcome={record.outcome}"
+            f" first_token_ms={'-' if record.first_token_ms is None else record.first_token_ms}"
+            f" total_ms={'-' if record.total_ms is None else record.total_ms}"
+            f" prompt_tokens={'-' if tokens_in is None else tokens_in}"
+            f" completion_tokens={'-' if tokens_out is None else tokens_out}"
+        )
 
 
 class Usage:
@@ -129,7 +131,7 @@ class Usage:
         if self._on_end is not None:
             self._on_end(record)
         if LOG.isEnabledFor(logging.INFO):
-            LOG.handle(RequestLine(record))
+            LOG.handle(RequestLine(BEGINNING, record))
 
     def requests(self) -> dict[str, int]:
         """Counts of contract §1's `/admin/stats`; refusals count as failed, as their clients see it."""

@@ -80,4 +80,4 @@ class Account:
         self._usage.ended(record)
 
     def _milliseconds_since(self, moment: float) -> float:
-        return round((self._clock.monotonic() - moment) * 1000, 1)
+        return round((self._clock.monotonic() - moment) * 10_000) / 10

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import msgspec
 
 from multiverse.clock import Clock
 from multiverse.people.usage import UsageRecord
@@ -19,8 +21,7 @@ FAILED = 5_000
 FAILED_KEPT_SECONDS = 86_400.0
 
 
-@dataclass(slots=True)
-class Step:
+class Step(msgspec.Struct):
     """One attempt: when it began (monotonic seconds), on which server, and how it failed, if it did."""
 
     began_seconds: float
@@ -31,12 +32,11 @@ class Step:
     span_id: str = ""
 
 
-@dataclass(slots=True)
-class Story:
+class Story(msgspec.Struct):
     """One request: its attempts while it is under way, its whole record from its end on."""
 
     started_seconds: float
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Step] = []
     record: UsageRecord | None = None
     ended_seconds: float | None = None
     told_code: str | None = None  # the error that its client was told
@@ -44,9 +44,7 @@ class Story:
 
     def tried(self, now_seconds: float, registration_id: str) -> None:
         """The request goes to this server."""
-        self.steps.append(Step(now_seconds, registration_id))
-        if self.trace is not None:
-            self.steps[-1].span_id = new_span_id()
+        self.steps.append(Step(now_seconds, registration_id, span_id="" if self.trace is None else new_span_id()))
 
     def failed(self, now_seconds: float, code: str, reason: str) -> None:
         """The server that was tried last did not answer well."""
@@ -127,11 +125,12 @@ class Stories:
             return None
         story.record, story.ended_seconds = record, self._clock.monotonic()
         shelf, size = (self._latest, LATEST) if record.outcome == "ok" else (self._failed, FAILED)
-        shelf.pop(record.request_id, None)
         shelf[record.request_id] = story
+        shelf.move_to_end(record.request_id)
         if len(shelf) > size:
             shelf.popitem(last=False)
-        self._forget_old_failures()
+        if shelf is self._failed:
+            self._forget_old_failures()  # Whoever reads does so too: nobody sees one that is older.
         return story
 
     def find(self, request_id: str) -> Story | None:

@@ -10,9 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 Row = dict[str, Any]
+# Of `usage`, which gets one for every request: the values of its columns, in their order.
+UsageRow = tuple[Any, ...]
+Waiting = TypeVar("Waiting", Row, UsageRow)
 # column -> (number of the change, value): the number tells what is older than a registration that was saved meanwhile
 Changes = dict[str, tuple[int, Any]]
 
@@ -21,7 +24,7 @@ Changes = dict[str, tuple[int, Any]]
 class Batch:
     """What one transaction writes; `states` maps a registration_id to its changes."""
 
-    usage: list[Row] = field(default_factory=list)
+    usage: list[UsageRow] = field(default_factory=list)
     probes: list[Row] = field(default_factory=list)
     states: dict[str, Changes] = field(default_factory=dict)
 
@@ -39,7 +42,7 @@ class Backlog:
         self._limit = limit
         # Held for microseconds, never during a write.
         self._lock = threading.Lock()
-        self._usage: deque[Row] = deque()
+        self._usage: deque[UsageRow] = deque()
         self._probes: deque[Row] = deque()
         self._states: dict[str, Changes] = {}
         self._last_change = 0
@@ -56,11 +59,12 @@ class Backlog:
         """Rows lost since the start."""
         return self._dropped
 
-    def add_usage(self, row: Row) -> None:
+    def add_usage(self, row: UsageRow) -> None:
         """One row for `usage`; the oldest gives way when there are too many."""
         with self._lock:
             self._usage.append(row)
-            self._trim(self._usage)
+            if len(self._usage) > self._limit:
+                self._trim(self._usage)
 
     def add_probe(self, row: Row) -> None:
         """One row for `health_checks`, likewise."""
@@ -131,11 +135,11 @@ class Backlog:
         if not changes:
             self._states.pop(registration_id, None)
 
-    def _trim(self, queue: deque[Row]) -> None:
+    def _trim(self, queue: deque[Row] | deque[UsageRow]) -> None:
         while len(queue) > self._limit:
             queue.popleft()
             self._dropped += 1
 
 
-def _take_first(queue: deque[Row], count: int) -> list[Row]:
+def _take_first(queue: deque[Waiting], count: int) -> list[Waiting]:
     return [queue.popleft() for _ in range(min(count, len(queue)))]

@@ -10,7 +10,6 @@ import json
 import logging
 import sys
 from collections.abc import Collection, Mapping
-from operator import itemgetter
 from typing import Any, Final
 
 logger = logging.getLogger(__name__)
@@ -93,10 +92,10 @@ USAGE_COLUMNS: Final = (
     "client_address",
     "route",
     "model_name",
+    "stream",
     "registration_id",
     "owner_key_id",
     "owner_name",
-    "stream",
     "outcome",
     "status",
     "attempts",
@@ -109,29 +108,30 @@ USAGE_COLUMNS: Final = (
 )
 
 
-PLAIN_KINDS: Final = frozenset({str, int, float, bool, type(None)})
-TEXTS_OF_USAGE: Final = itemgetter(*USAGE_COLUMNS[:10], "outcome")
-NUMBERS_OF_USAGE: Final = itemgetter("stream", *USAGE_COLUMNS[12:])
+def usage_row(row: Mapping[str, Any] | tuple[Any, ...]) -> tuple[Any, ...]:
+    """`observed_row` for the table `usage`, as values in the order of its columns; what is not given is None.
+
+    There is one for every request, as such a tuple already, and nearly all need only one look at each value.
+    """
+    if isinstance(row, tuple):
+        if len(row) == len(USAGE_COLUMNS) and _is_storable(row):
+            return row
+        row = dict(zip(USAGE_COLUMNS, row, strict=True))
+    judged = observed_row(row, USAGE_COLUMNS)
+    return tuple([judged.get(column) for column in USAGE_COLUMNS])
 
 
-def usage_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`observed_row` for the table `usage`, which gets one for every request: nearly all need no look at each value."""
-    if tuple(row) == USAGE_COLUMNS and _is_plain_usage(row):
-        return dict(row)
-    return observed_row(row, USAGE_COLUMNS)
-
-
-def _is_plain_usage(row: Mapping[str, Any]) -> bool:
-    """Whether all values are of their columns' kind, short, ASCII and of 64 bits; what is odd is judged one by one."""
-    if not PLAIN_KINDS.issuperset(map(type, row.values())):
+def _is_storable(values: tuple[Any, ...]) -> bool:
+    """Whether `observed_row` would leave all of them as they are: short texts in ASCII, numbers of 64 bits."""
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            if value.isascii() and len(value) <= OBSERVED_TEXT_MAX:
+                continue
+        elif value is None or kind is float or kind is bool or (kind is int and INTEGER_MIN <= value <= INTEGER_MAX):
+            continue
         return False
-    try:
-        texts = "".join(filter(None, TEXTS_OF_USAGE(row)))
-        numbers = [0, *filter(None, NUMBERS_OF_USAGE(row))]
-        fit = min(numbers) >= INTEGER_MIN and max(numbers) <= INTEGER_MAX
-    except TypeError:
-        return False
-    return fit and texts.isascii() and len(texts) <= OBSERVED_TEXT_MAX
+    return True
 
 
 def observed_row(row: Mapping[str, Any], columns: Collection[str]) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def storable_row(row: Mapping[str, Any], columns: Collection[str], text_max: int
     Raises `ValueError` when a key is not one of `columns` or a value is neither text, number, boolean nor None.
     """
     storable = dict(row)
-    # Runs once for every request: what needs no change, nearly everything, costs no call.
+    # What needs no change, nearly everything, costs no call.
     if tuple(row) != columns and (unknown := row.keys() - columns):
         raise ValueError(f"no such column: {', '.join(sorted(unknown))}; there are: {', '.join(columns)}")
     for column, value in row.items():

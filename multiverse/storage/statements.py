@@ -6,15 +6,13 @@ No transaction is opened here and no error is caught; the caller does both. Colu
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
-from operator import itemgetter
+from collections.abc import Iterable
 from typing import Any, Final
 
 from multiverse.storage.backlog import Batch, Changes
 from multiverse.storage.rows import PROBE_COLUMNS, STATE_COLUMNS, USAGE_COLUMNS
 
 PROBES_KEPT: Final = 100
-VALUES_OF_USAGE: Final[Callable[[dict[str, Any]], tuple[Any, ...]]] = itemgetter(*USAGE_COLUMNS)
 
 DELETE_SERVER: Final = "DELETE FROM servers WHERE registration_id = ?"
 
@@ -138,7 +136,7 @@ def write_batch(connection: sqlite3.Connection, batch: Batch) -> None:
     """Usage, probes (only the newest hundred of a server stay) and states; for a deleted server, nothing."""
     if batch.usage:
         (last,) = connection.execute("SELECT coalesce(max(id), 0) FROM usage").fetchone()
-        connection.executemany(INSERT_USAGE, map(usage_values, batch.usage))
+        connection.executemany(INSERT_USAGE, batch.usage)
         add_to_sums(connection, last)
     connection.executemany(INSERT_PROBE, _complete(batch.probes, PROBE_COLUMNS))
     probed = sorted({probe["registration_id"] for probe in batch.probes})
@@ -151,13 +149,6 @@ def add_to_sums(connection: sqlite3.Connection, last: int) -> None:
     """Count the rows of usage behind the id `last` into the roll-ups and the ledger."""
     connection.execute(ADD_TO_DAYS, {"last": last})
     connection.execute(ADD_TO_LEDGER, {"last": last})
-
-
-def usage_values(row: dict[str, Any]) -> tuple[Any, ...]:
-    """The values of a row of usage, in the order of its columns; there is one for every request."""
-    if len(row) == len(USAGE_COLUMNS):
-        return VALUES_OF_USAGE(row)
-    return tuple([row.get(column) for column in USAGE_COLUMNS])
 
 
 def _complete(rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> Iterable[dict[str, Any]]:

@@ -200,8 +200,8 @@ class Store:
         _require_registration_id(registration_id)
         self._backlog.add_state(registration_id, observed_row(changes, STATE_COLUMNS))
 
-    def queue_usage(self, row: Mapping[str, Any]) -> None:
-        """A row for `usage`."""
+    def queue_usage(self, row: Mapping[str, Any] | tuple[Any, ...]) -> None:
+        """A row for `usage`: columns by their names, or the values of all in the order of `USAGE_COLUMNS`."""
         self._backlog.add_usage(usage_row(row))
 
     async def flush(self) -> None:
