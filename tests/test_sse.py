@@ -209,6 +209,13 @@ def test_events_of_a_block_make_up_the_block(stream: bytes) -> None:
     assert b"".join(split_events(stream)) == stream
 
 
+@given(streams_of("\n"))
+@example(b"data:x\n\n\n\ndata:x\n\n")
+def test_the_usual_line_ending_divides_as_any_other(stream: bytes) -> None:
+    others = [event.replace(b"\r\n", b"\n") for event in split_events(stream.replace(b"\n", b"\r\n"))]
+    assert list(split_events(stream)) == others
+
+
 def test_split_and_data() -> None:
     events = list(split_events(b"data: a\n\n: note\n\nid: 1\r\ndata:b\r\ndata:  c\r\n\r\ndata: d\r\r"))
     assert [event_data(event) for event in events] == [b"a", b"", b"b\n c", b"d"]

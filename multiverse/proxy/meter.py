@@ -15,6 +15,7 @@ import msgspec
 from multiverse.proxy.sse import event_data, split_events
 
 DONE_MARK = re.compile(rb"(?:^|[\r\n])data:[ ]?\[DONE\][ ]*(?=[\r\n]|$)")
+LONGEST_BEFORE_DONE = len(b"\ndata: ")
 FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
 RESPONSE_END = re.compile(
     rb"(?:^|[\r\n])event:[ ]?response\.(?:completed|failed|incomplete)[ ]*[\r\n]"
@@ -161,8 +162,9 @@ class StreamWatch:
         self.meter.data_events += block.count(b"\ndata:") + block.startswith(b"data:")
         if block[-1:] == b"\r":
             self.meter.data_events += block.count(b"\rdata:")
-        if block.find(b"[DONE]") >= 0:
-            block = self._up_to_done(block)
+        done = block.find(b"[DONE]")
+        if done >= 0:
+            block = self._up_to_done(block, done)
         if block.find(b'"error"') >= 0 and has_value(block, b'"error"'):
             block = self._up_to_error(block)
         if block.find(b'"usage"') >= 0 and has_value(block, b'"usage"'):
@@ -184,8 +186,9 @@ class StreamWatch:
         """Whether the gateway has to add `[DONE]` at an orderly end."""
         return self._whole_when is WholeWhen.DONE_OR_FINISH_REASON and self.finished and not self.done
 
-    def _up_to_done(self, block: bytes) -> bytes:
-        mark = DONE_MARK.search(block)
+    def _up_to_done(self, block: bytes, done: int) -> bytes:
+        """`done` is where it may stand for the first time."""
+        mark = DONE_MARK.search(block, max(done - LONGEST_BEFORE_DONE, 0))
         if mark is None:
             return block
         self.done = True

