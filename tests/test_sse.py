@@ -209,6 +209,7 @@ def test_events_of_a_block_make_up_the_block(stream: bytes) -> None:
     assert b"".join(split_events(stream)) == stream
 
 
+@UNHURRIED
 @given(streams_of("\n"))
 @example(b"data:x\n\n\n\ndata:x\n\n")
 def test_the_usual_line_ending_divides_as_any_other(stream: bytes) -> None:
