@@ -124,7 +124,7 @@ async def test_a_queued_row_is_a_copy(path: Path) -> None:
         assert [usage["status"] for usage in await store.usage_rows()] == [200]
 
 
-RECORD = UsageRecord("req-1", "2026", "key", "anonymous", "127.0.0.1", "/v1/x", "m", False, outcome="ok")
+RECORD = UsageRecord("req-1", "2026", "key", "anonymous", "127.0.0.1", "/v1/x", "m", outcome="ok")
 WHOLE_ROW = dict(zip(USAGE_COLUMNS, RECORD.row(), strict=True))
 
 

@@ -92,7 +92,6 @@ USAGE_COLUMNS: Final = (
     "client_address",
     "route",
     "model_name",
-    "stream",
     "registration_id",
     "owner_key_id",
     "owner_name",
@@ -104,6 +103,7 @@ USAGE_COLUMNS: Final = (
     "total_ms",
     "prompt_tokens",
     "completion_tokens",
+    "stream",
     "tokens_estimated",
 )
 
