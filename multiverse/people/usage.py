@@ -34,10 +34,10 @@ class UsageRecord(msgspec.Struct, gc=False):
     client_address: str
     route: str
     model_name: str
+    outcome: str = "failed"
     registration_id: str | None = None
     owner_key_id: str | None = None
     owner_name: str | None = None
-    outcome: str = "failed"
     status: int = 500
     attempts: int = 0
     queue_ms: float = 0.0
