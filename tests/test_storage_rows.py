@@ -124,7 +124,7 @@ async def test_a_queued_row_is_a_copy(path: Path) -> None:
         assert [usage["status"] for usage in await store.usage_rows()] == [200]
 
 
-RECORD = UsageRecord("req-1", "2026", "key", "anonymous", "127.0.0.1", "/v1/x", "m", False, outcome="ok")
+RECORD = UsageRecord("req-1", "2026", "key", "anonymous", "127.0.0.1", "/v1/x", "m", outcome="ok")
 WHOLE_ROW = dict(zip(USAGE_COLUMNS, RECORD.row(), strict=True))
 
 
@@ -136,7 +136,16 @@ WHOLE_ROW = dict(zip(USAGE_COLUMNS, RECORD.row(), strict=True))
         ("client_address", "1" * 5000, "1" * 4095 + "…"),
         ("prompt_tokens", 10**30, 2**63 - 1),
         ("owner_name", None, None),
+        ("registration_id", "\ud83d", "\N{REPLACEMENT CHARACTER}"),
+        ("owner_key_id", 7, "7"),
         ("total_ms", 1.5, 1.5),
+        ("total_ms", 10**30, float(2**63)),
+        ("first_token_ms", 10**30, float(2**63)),
+        ("queue_ms", None, None),
+        ("status", 2**63, 2**63 - 1),
+        ("attempts", 2.5, 2.5),
+        ("stream", -(10**30), -(2**63)),
+        ("tokens_estimated", True, 1),
     ],
 )
 async def test_a_whole_row_of_usage_is_judged_as_a_part_is(path: Path, column: str, value: Any, expected: Any) -> None:

@@ -44,6 +44,7 @@ class RateLimit:
     """At most `limit` events in `period_seconds` per name: all of them at once, or spread out."""
 
     def __init__(self, *, limit: int, period_seconds: float, clock: Clock) -> None:
+        self._limit = limit
         self._interval = int(period_seconds * NANOSECONDS) // limit
         self._burst = self._interval * (limit - 1)
         self._clock = clock
@@ -65,9 +66,11 @@ class RateLimit:
     def state(self, name: str) -> tuple[int, float]:
         """How many events of `name` would be allowed now, and the seconds until all of them are again."""
         now = int(self._clock.monotonic() * NANOSECONDS)
-        ahead = max(self._used_until.get(name, now) - now, 0)
-        left = (self._burst + self._interval - ahead) // self._interval
-        return max(left, 0), ahead / NANOSECONDS
+        until = self._used_until.get(name, now)
+        if until <= now:
+            return self._limit, 0.0
+        ahead = until - now  # Never more than the whole of it: what would be is not allowed.
+        return (self._burst + self._interval - ahead) // self._interval, ahead / NANOSECONDS
 
     def _forget_some(self, now: int) -> None:
         """Drop up to two names that are no longer limited, and beyond `FORGET_ABOVE` whoever has not asked for longest.
