@@ -28,25 +28,27 @@ if TYPE_CHECKING:
     from multiverse.web.front.connection import FrontConnection
 
 SWITCHING_PROTOCOLS = 101
+# The rest of a refused body up to this size is awaited, so that the connection can be used again.
+SMALL_BODY_BYTES = 65_536
 
 
 class FrontExchange(HTTPConnection):
     """`complete`: the request has been read whole. `finished`: its answer is out, or nobody waits for it any more."""
 
+    complete = started = finished = False
+    # There once it is known that the body is handed over in pieces.
+    body: ChunkedBody | FixedBody
+    _delegate: HTTPMessageDelegate | None = None
+    _waiting: asyncio.Future[None] | None = None
+    _chunked = False
+    _missing: int | None = None
+    _close_callback: Callable[[], None] | None = None
+
     def __init__(self, connection: FrontConnection, head: RequestHead) -> None:
         self._connection = connection
         self.context = connection.context
         self.head = head
-        self.body = ChunkedBody() if head.length is None else FixedBody(head.length)
-        self.complete = head.length == 0
-        self.started = False
-        self.finished = False
         self.keep_alive = head.keep_alive
-        self._delegate: HTTPMessageDelegate | None = None
-        self._waiting: asyncio.Future[None] | None = None
-        self._chunked = False
-        self._missing: int | None = None
-        self._close_callback: Callable[[], None] | None = None
 
     # -- the client's end, as handlers see it --------------------------------------------------------------------------
 
@@ -112,11 +114,7 @@ class FrontExchange(HTTPConnection):
 
     def _say_whether_it_stays(self, status: int, headers: HTTPHeaders, lines: list[str]) -> None:
         said = headers.get("Connection", "").lower()
-        if (
-            said == "close"
-            or self._connection.closing
-            or not (self.complete or self._connection.takes_rest_of(self.head))
-        ):
+        if said == "close" or self._connection.closing or not (self.complete or self._takes_rest):
             self.keep_alive = False
         if status == SWITCHING_PROTOCOLS:
             return
@@ -124,6 +122,14 @@ class FrontExchange(HTTPConnection):
             lines.append("Connection: close")
         elif self.keep_alive and self.head.version == "HTTP/1.0":
             lines.append("Connection: keep-alive")
+
+    @property
+    def _takes_rest(self) -> bool:
+        """Whether the rest of a body that nobody wants is worth waiting for. Who expects a 100 and is refused may send
+        the body or not: nobody could tell what follows.
+        """
+        head = self.head
+        return head.length is not None and head.length <= SMALL_BODY_BYTES and not head.expects
 
     def write(self, chunk: bytes) -> asyncio.Future[None]:
         """Write some of the body. The future is done when the client has room for more."""
@@ -178,6 +184,9 @@ class FrontExchange(HTTPConnection):
     def begin(self, delegate: HTTPMessageDelegate) -> None:
         """Hand the head over. Raises HTTPInputError for what only Tornado finds out."""
         self._delegate = delegate
+        length = self.head.length
+        self.body = ChunkedBody() if length is None else FixedBody(length)
+        self.complete = self.body.done
         self._wait_for(delegate.headers_received(self.head.start_line, self.head.headers))
         if self.complete:
             self.deliver_end()

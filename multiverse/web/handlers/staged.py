@@ -47,12 +47,12 @@ class StagedHandler(tornado.web.RequestHandler):
         if not self.request_id:
             self.request_id = chosen_request_id(self.request.headers) or next(self.application.settings["request_ids"])
         self._headers = KnownHeaders(
-            (
-                ("Content-Type", "text/html; charset=UTF-8"),
-                ("Date", date_now()),
-                ("X-Request-ID", self.request_id),
-                ("X-Content-Type-Options", "nosniff"),
-            )
+            {
+                "Content-Type": "text/html; charset=UTF-8",
+                "Date": date_now(),
+                "X-Request-Id": self.request_id,
+                "X-Content-Type-Options": "nosniff",
+            }
         )
         self.set_default_headers()
         self._write_buffer = []
@@ -78,6 +78,11 @@ class StagedHandler(tornado.web.RequestHandler):
             self.prepare()
         except Exception as error:
             self._handle_request_exception(error)
+
+    def take_body(self, body: bytes) -> None:
+        """The body has come in one piece."""
+        if body and not self._finished:
+            self.data_received(body)
 
     def answer(self) -> None:
         """The body is whole: let the method of the request answer."""
