@@ -6,6 +6,7 @@ body is whole; any other kind of handler (a WebSocket, a static file) goes Torna
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
@@ -25,11 +26,13 @@ from multiverse.web.route import Route
 
 
 class GatewayApplication(tornado.web.Application):
-    """Serves `routes`; `shared` is what each handler is initialized with beside its route."""
+    """Serves `routes`; `shared` is what each handler is initialized with beside its route. To be made in the loop."""
 
     def __init__(self, routes: Sequence[Route], shared: dict[str, Any], **settings: Any) -> None:
         rules = [(route.pattern, route.handler, {**shared, "route": route}) for route in routes]
-        super().__init__(cast(Any, rules), request_ids=request_ids(), **settings)
+        super().__init__(cast(Any, rules), **settings)
+        self.loop = asyncio.get_running_loop()
+        self.request_ids = request_ids()
         self._by_path = {
             pattern: DirectRoute(self, handler, arguments)
             for route, (pattern, handler, arguments) in zip(routes, rules, strict=True)
@@ -55,7 +58,8 @@ class GatewayApplication(tornado.web.Application):
         """As Tornado's; handlers of ours get a delegate that spares them its futures."""
         if not issubclass(target_class, StagedHandler):
             return super().get_handler_delegate(request, target_class, target_kwargs, path_args, path_kwargs)
-        return HandlerDelegate(target_class(self, request, **(target_kwargs or {})), path_args or [], path_kwargs or {})
+        handler = target_class(self, cast(GatewayRequest, request), **(target_kwargs or {}))
+        return HandlerDelegate(handler, path_args or [], path_kwargs or {})
 
 
 class DirectRoute:
@@ -80,7 +84,7 @@ class DirectRoute:
     ) -> None:
         """Serve a request that has come whole. Raises HTTPInputError for a host that is none."""
         handler = self.handler_for(GatewayRequest(request_conn, server_conn, start_line, headers))
-        handler.take_head([], {})
+        handler.take_head()
         handler.take_body(body)
         handler.answer()
 
@@ -103,7 +107,7 @@ class Dispatch(HTTPMessageDelegate):
         route = self._application.direct_route(request.path)
         if route is not None:
             self._handler = route.handler_for(request)
-            self._handler.take_head([], {})
+            self._handler.take_head()
             return None
         delegate = self._delegate = cast(HTTPMessageDelegate, self._application.find_handler(request))
         return delegate.headers_received(start_line, headers)

@@ -25,6 +25,16 @@ class KnownHeaders(HTTPHeaders):
         self.fields = fields
         self._repeated = repeated
 
+    @classmethod
+    def of(cls, headers: HTTPHeaders) -> KnownHeaders:
+        """`headers` themselves, or what they say."""
+        if isinstance(headers, cls):
+            return headers
+        known = cls({})
+        for name, value in headers.get_all():
+            known.add(name, value)
+        return known
+
     def with_field(self, name: str, value: str) -> KnownHeaders:
         """A copy with another value of `name`, which is in its usual spelling and not repeated."""
         return KnownHeaders({**self.fields, name: value}, self._repeated)

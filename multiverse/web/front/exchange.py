@@ -85,13 +85,10 @@ class FrontExchange(HTTPConnection):
         assert isinstance(start_line, ResponseStartLine)
         self.started = True
         status = start_line.code
-        lines = [f"HTTP/1.1 {status} {start_line.reason}"]
-        if isinstance(headers, KnownHeaders):
-            lines += headers.lines()
-        else:
-            lines += [f"{name}: {value}" for name, value in headers.get_all()]
-        self._frame(status, headers, lines)
-        self._say_whether_it_stays(status, headers, lines)
+        known = KnownHeaders.of(headers)
+        lines = [f"HTTP/1.1 {status} {start_line.reason}", *known.lines()]
+        self._frame(status, known.fields.get("Content-Length"), lines)
+        self._say_whether_it_stays(status, known.fields.get("Connection", "").lower(), lines)
         data = "\r\n".join(lines).encode("latin-1")
         if len(data.translate(None, b"\r\n\0")) != len(data) - 2 * (len(lines) - 1):
             raise ValueError("a header holds a line break or NUL")
@@ -100,8 +97,7 @@ class FrontExchange(HTTPConnection):
             self._connection.write_at_once()
         return self._connection.send(data + self._framed(chunk) if chunk else data)
 
-    def _frame(self, status: int, headers: HTTPHeaders, lines: list[str]) -> None:
-        length = headers.get("Content-Length")
+    def _frame(self, status: int, length: str | None, lines: list[str]) -> None:
         if self.head.method == "HEAD" or status in (204, 304) or 100 <= status < 200:
             self._missing = 0
         elif length is not None:
@@ -112,8 +108,7 @@ class FrontExchange(HTTPConnection):
         else:
             self.keep_alive = False  # An old client knows the end of such a body by the end of the connection.
 
-    def _say_whether_it_stays(self, status: int, headers: HTTPHeaders, lines: list[str]) -> None:
-        said = headers.get("Connection", "").lower()
+    def _say_whether_it_stays(self, status: int, said: str, lines: list[str]) -> None:
         if said == "close" or self._connection.closing or not (self.complete or self._takes_rest):
             self.keep_alive = False
         if status == SWITCHING_PROTOCOLS:

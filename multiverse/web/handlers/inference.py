@@ -141,10 +141,8 @@ class ForwardHandler(GatewayHandler):
     _asker = ""
 
     def admit(self) -> None:
-        """Refuse loops, strange paths and callers over their limit before the body is read."""
-        if not FORWARDED_PATH.fullmatch(self.request.path):
-            raise NotFound("There is no such route. GET / tells where the API is.")
-        if self.gateway.gateway_id in self.request.headers.get("Via", ""):
+        """Refuse loops and callers over their limit before the body is read."""
+        if self.gateway.gateway_id in self.request.fields.get("Via", ""):
             raise LoopDetected("This request came from this gateway: it is registered at itself. Deregister it.")
         self._asker = self.asker
         self._allowance = self.gateway.allowances.of(self.caller, self._asker)
@@ -169,7 +167,7 @@ class ForwardHandler(GatewayHandler):
         self._chunks.clear()
         fields = load_call(read_body(body))
         models = self._models_for(fields["model"])
-        inbound_via = self.request.headers.get("Via", "")
+        inbound_via = self.request.fields.get("Via", "")
         if self._allowance is not None:
             # The last thing that may refuse: a story that begins must end, and only a request that is admitted does.
             self._allowance.enter()
@@ -186,7 +184,7 @@ class ForwardHandler(GatewayHandler):
             client_address=self.client_address,
             via=f"{inbound_via}, {gateway.via}" if VIA_OF_GATEWAYS.fullmatch(inbound_via) else gateway.via,
             started_seconds=gateway.clock.monotonic(),
-            story=gateway.stories.begin(self.request_id, self.request.headers.get("Traceparent")),
+            story=gateway.stories.begin(self.request_id, self.request.fields.get("Traceparent")),
         )
         reply = HandlerReply(self, write_timeout_seconds=gateway.config.client_write_timeout_seconds)
         self._forwarding = gateway.proxy.begin(call, reply)
@@ -222,6 +220,12 @@ class ForwardHandler(GatewayHandler):
 
 class AnyForwardHandler(ForwardHandler):
     """Routes the gateway has no name for: a POST is forwarded, anything else does not exist."""
+
+    def admit(self) -> None:
+        """Refuse strange paths as well."""
+        if not FORWARDED_PATH.fullmatch(self.request.path):
+            raise NotFound("There is no such route. GET / tells where the API is.")
+        super().admit()
 
     def wrong_method(self) -> GatewayError:
         """Nothing is known to be here but for those who forward."""
