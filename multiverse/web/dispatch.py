@@ -33,19 +33,17 @@ class GatewayApplication(tornado.web.Application):
         super().__init__(cast(Any, rules), **settings)
         self.loop = asyncio.get_running_loop()
         self.request_ids = request_ids()
-        self._by_path = {
+        by_path = {
             pattern: DirectRoute(self, handler, arguments)
             for route, (pattern, handler, arguments) in zip(routes, rules, strict=True)
             if route.shown == pattern and "{" not in pattern
         }
+        # The route of a path that has no pattern in it; asked by the front door.
+        self.direct_route = by_path.get
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Called by the HTTP server for each request."""
         return Dispatch(self, server_conn, request_conn)
-
-    def direct_route(self, path: str) -> DirectRoute | None:
-        """The route of a path that has no pattern in it; asked by the front door."""
-        return self._by_path.get(path)
 
     def get_handler_delegate(
         self,

@@ -19,42 +19,30 @@ NONE_REPEATED: Mapping[str, list[str]] = MappingProxyType({})
 
 
 class KnownHeaders(HTTPHeaders):
-    """Headers of Tornado 6.6. `fields` has the values by name in its usual spelling, those of `repeated` joined."""
+    """Headers of Tornado 6.6. `fields` has the value of each name in its usual spelling: of those in `repeated`, all
+    values with commas between.
+    """
 
     def __init__(self, fields: dict[str, str], repeated: Mapping[str, list[str]] = NONE_REPEATED) -> None:
         self.fields = fields
-        self._repeated = repeated
-
-    @classmethod
-    def of(cls, headers: HTTPHeaders) -> KnownHeaders:
-        """`headers` themselves, or what they say."""
-        if isinstance(headers, cls):
-            return headers
-        known = cls({})
-        for name, value in headers.get_all():
-            known.add(name, value)
-        return known
-
-    def with_field(self, name: str, value: str) -> KnownHeaders:
-        """A copy with another value of `name`, which is in its usual spelling and not repeated."""
-        return KnownHeaders({**self.fields, name: value}, self._repeated)
+        self.repeated = repeated
 
     def get_all(self) -> Iterable[tuple[str, str]]:
         """All pairs."""
-        if not self._repeated:
+        if not self.repeated:
             return self.fields.items()
         return [(name, value) for name in self.fields for value in self.get_list(name)]
 
     def get_list(self, name: str) -> list[str]:
         """The values of one name."""
         name = usual_spelling(name)
-        if name in self._repeated:
-            return list(self._repeated[name])
+        if name in self.repeated:
+            return list(self.repeated[name])
         return [self.fields[name]] if name in self.fields else []
 
     def lines(self) -> list[str]:
         """As they stand in a head."""
-        return list(map(": ".join, self.get_all()))
+        return list(map(": ".join, self.get_all() if self.repeated else self.fields.items()))
 
     def add(self, name: str, value: str, **_ignored: Any) -> None:
         """One more value."""
@@ -62,11 +50,11 @@ class KnownHeaders(HTTPHeaders):
         values = [*self.get_list(name), value]
         self.fields[name] = ",".join(values)
         if len(values) > 1:
-            self._repeated = {**self._repeated, name: values}
+            self.repeated = {**self.repeated, name: values}
 
     def set_all(self, pairs: Mapping[str, str]) -> None:
         """As `update`, for names of ours."""
-        if self._repeated:
+        if self.repeated:
             self.update(pairs)
             return
         fields = self.fields
@@ -86,7 +74,7 @@ class KnownHeaders(HTTPHeaders):
     def __setitem__(self, name: str, value: str) -> None:
         name = usual_spelling(name)
         self.fields[name] = value
-        if self._repeated:
+        if self.repeated:
             self._forget_repeated(name)
 
     def __delitem__(self, name: str) -> None:
@@ -95,13 +83,21 @@ class KnownHeaders(HTTPHeaders):
         self._forget_repeated(name)
 
     def _forget_repeated(self, name: str) -> None:
-        self._repeated = {other: values for other, values in self._repeated.items() if other != name}
+        self.repeated = {other: values for other, values in self.repeated.items() if other != name}
 
     def __len__(self) -> int:
         return len(self.fields)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.fields)
+
+
+def known_headers(headers: HTTPHeaders) -> KnownHeaders:
+    """The same as Tornado's `headers` say."""
+    known = KnownHeaders({})
+    for name, value in headers.get_all():
+        known.add(name, value)
+    return known
 
 
 @lru_cache(1024)

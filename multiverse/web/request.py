@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
+from typing import Any
 
-from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPServerRequest, RequestStartLine, ResponseStartLine
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine, ResponseStartLine
 
 from multiverse.web.headers import LONGEST_REMEMBERED, KnownHeaders
 
@@ -26,7 +27,7 @@ class GatewayRequest(HTTPServerRequest):
 
     def __init__(
         self,
-        connection: HTTPConnection,
+        connection: Any,
         server_connection: object,
         start_line: RequestStartLine | ResponseStartLine,
         headers: HTTPHeaders,
@@ -45,9 +46,8 @@ class GatewayRequest(HTTPServerRequest):
         self.host, self.host_name = host, _judged_host(host)
         self.path = target
         self.connection, self.server_connection = connection, server_connection
-        context = getattr(connection, "context", None)
-        self.remote_ip = getattr(context, "remote_ip", None)
-        self.protocol = getattr(context, "protocol", "http")
+        context = connection.context
+        self.remote_ip, self.protocol = context.remote_ip, context.protocol
         self.arguments, self.query_arguments, self.body_arguments, self.files = {}, {}, {}, {}
         self._start_time = time.time()
 

@@ -22,7 +22,7 @@ from tornado.iostream import IOStream
 
 from multiverse.web.front.bodies import ChunkedBody, FixedBody
 from multiverse.web.front.heads import RequestHead
-from multiverse.web.headers import KnownHeaders
+from multiverse.web.headers import KnownHeaders, known_headers
 
 if TYPE_CHECKING:
     from multiverse.web.front.connection import FrontConnection
@@ -85,7 +85,7 @@ class FrontExchange(HTTPConnection):
         assert isinstance(start_line, ResponseStartLine)
         self.started = True
         status = start_line.code
-        known = KnownHeaders.of(headers)
+        known = headers if isinstance(headers, KnownHeaders) else known_headers(headers)
         lines = [f"HTTP/1.1 {status} {start_line.reason}", *known.lines()]
         self._frame(status, known.fields.get("Content-Length"), lines)
         self._say_whether_it_stays(status, known.fields.get("Connection", "").lower(), lines)

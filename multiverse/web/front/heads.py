@@ -69,7 +69,8 @@ class RequestHead:
         head = RequestHead.__new__(RequestHead)
         head.start_line, head.method, head.version = self.start_line, self.method, self.version
         head.keep_alive, head.expects = self.keep_alive, self.expects
-        head.headers = self.headers.with_field("Content-Length", digits.decode("ascii"))
+        headers = self.headers
+        head.headers = KnownHeaders({**headers.fields, "Content-Length": digits.decode("ascii")}, headers.repeated)
         head.length = int(digits)
         return head
 

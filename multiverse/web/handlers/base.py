@@ -105,7 +105,7 @@ class GatewayHandler(StagedHandler):
         method = self.request.method or ""
         if method == "OPTIONS":
             return
-        if method not in self.allowed_methods():
+        if method not in self.methods:
             raise self.wrong_method()
         if self.gateway.draining and not self.route.answers_while_draining:
             raise ShuttingDown()
@@ -116,13 +116,9 @@ class GatewayHandler(StagedHandler):
     def admit(self) -> None:
         """For subclasses: more to judge before the body is read."""
 
-    def allowed_methods(self) -> tuple[str, ...]:
-        """The methods this handler has."""
-        return self.methods
-
     def wrong_method(self) -> GatewayError:
         """The error for a method that this route does not have."""
-        allowed = (*self.allowed_methods(), "OPTIONS")
+        allowed = (*self.methods, "OPTIONS")
         return MethodNotAllowed(f"This route takes {', '.join(allowed)}.", allow=allowed)
 
     def _check_body_head(self) -> None:
@@ -238,7 +234,7 @@ class GatewayHandler(StagedHandler):
 
     def options(self, *args: str, **kwargs: str) -> None:
         """What this route takes; for browsers, the answer to a preflight."""
-        allowed = ", ".join((*self.allowed_methods(), "OPTIONS"))
+        allowed = ", ".join((*self.methods, "OPTIONS"))
         self.set_status(204)
         self.set_header("Allow", allowed)
         if self.request.path.startswith("/v1/") and self.application.settings["cors_allow_origins"]:

@@ -6,6 +6,7 @@ What the proxy writes to is in handlers/reply.py. Picking servers, failing over 
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from typing import Any
 
 from multiverse.errors import (
@@ -156,8 +157,8 @@ class ForwardHandler(GatewayHandler):
         if self._allowance is not None:
             self.set_headers(self._allowance.headers())
 
-    async def post(self, *args: str) -> None:
-        """Forward, and answer with whatever comes of it."""
+    def post(self, *args: str) -> Awaitable[None]:
+        """Forward, and answer with whatever comes of it: decided at once, done by the task that awaits the rest."""
         gateway = self.gateway
         if gateway.draining:
             raise ShuttingDown()  # It began while the body was on its way.
@@ -167,7 +168,6 @@ class ForwardHandler(GatewayHandler):
         self._chunks.clear()
         fields = load_call(read_body(body))
         models = self._models_for(fields["model"])
-        inbound_via = self.request.fields.get("Via", "")
         if self._allowance is not None:
             # The last thing that may refuse: a story that begins must end, and only a request that is admitted does.
             self._allowance.enter()
@@ -182,13 +182,18 @@ class ForwardHandler(GatewayHandler):
             asker=self._asker,
             allowance=self._allowance,
             client_address=self.client_address,
-            via=f"{inbound_via}, {gateway.via}" if VIA_OF_GATEWAYS.fullmatch(inbound_via) else gateway.via,
+            via=self._via(),
             started_seconds=gateway.clock.monotonic(),
             story=gateway.stories.begin(self.request_id, self.request.fields.get("Traceparent")),
         )
         reply = HandlerReply(self, write_timeout_seconds=gateway.config.client_write_timeout_seconds)
         self._forwarding = gateway.proxy.begin(call, reply)
-        await self._forwarding.run()
+        return self._forwarding.run()
+
+    def _via(self) -> str:
+        """What the server shall read in `Via`: other gateways before this one, but nothing else that a client sends."""
+        inbound, own = self.request.fields.get("Via"), self.gateway.via
+        return f"{inbound}, {own}" if inbound and VIA_OF_GATEWAYS.fullmatch(inbound) else own
 
     def _models_for(self, name: str) -> tuple[str, ...]:
         """What `name` stands for, as far as the key may ask it. Raises PermissionDenied when nothing is left."""
@@ -211,7 +216,6 @@ class ForwardHandler(GatewayHandler):
 
     def set_default_headers(self) -> None:
         """Tornado clears all headers before an error; the attempts that led to it belong to the answer."""
-        super().set_default_headers()
         if self._allowance is not None:
             self._show_allowance()
         if self._forwarding is not None and self._forwarding.attempts:
