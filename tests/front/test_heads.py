@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
+from pathlib import Path
 
 import pytest
 from tornado.httputil import HTTPInputError
 
+import multiverse.web
 from multiverse.web.front.heads import LONGEST_KNOWN_BYTES, HeadReader, WrongFraming
-from multiverse.web.headers import KnownHeaders
+from multiverse.web.headers import KnownHeaders, usual_spelling
 from tests.front.test_differential import Writer
 
 BEGINNING = b"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway.test\r\n"
@@ -36,6 +39,8 @@ LINES = [
     b"X-Content-Length: 5\r\nContent-Length: 6\r\nConnection: close\r\n",
     b"X-Content-Length: 6\r\nContent-Length: 6\r\nConnection: close\r\n",
 ]
+
+FIELD_ASKED_FOR = re.compile(r'fields(?:\.get\(|\[)"([^"]+)"|"([^"\n]+)" (?:not )?in [a-z_.]*fields\b')
 
 Judged = tuple[object, ...]
 
@@ -87,6 +92,15 @@ def test_a_long_head_is_not_kept() -> None:
     assert reader.read(BEGINNING + b"Content-Length: 5\r\n").length == 5
     assert reader.read(BEGINNING + line + b"x" * LONGEST_KNOWN_BYTES + b"\r\n").length == 5
     assert not any(getattr(reader, name) for name in HeadReader.__slots__)
+
+
+def test_fields_are_asked_for_in_their_usual_spelling() -> None:
+    """In any other, a plain dictionary has nothing."""
+    texts = [path.read_text(encoding="utf-8") for path in Path(multiverse.web.__file__).parent.rglob("*.py")]
+    texts = [text for text in texts if "request.fields" in text or "headers.fields" in text]
+    names = [name for text in texts for pair in FIELD_ASKED_FOR.findall(text) for name in pair if name]
+    assert len(names) > 15
+    assert [name for name in names if name != usual_spelling(name)] == []
 
 
 @pytest.mark.parametrize("name", ["X-A", "x-a"])

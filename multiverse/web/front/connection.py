@@ -189,16 +189,13 @@ class FrontConnection(asyncio.Protocol):
         exchange = self._exchange = FrontExchange(self, head)
         self.deadline.clear()
         length, buffer = head.length, self._buffer
-        is_whole = length is not None and length <= len(buffer)
-        if is_whole and not head.expects:
-            route = self._door.direct_route(head.start_line.path)
-            if route is not None:
-                exchange.complete = True
-                self._buffer = buffer[length:]
-                route.serve(self, exchange, head.start_line, head.headers, buffer[:length])
-                return
-        elif not is_whole:
+        if length is None or length > len(buffer):
             self.deadline.set(self._door.limits.body_timeout_seconds)
+        elif not head.expects and (route := self._door.direct_route(head.start_line.path)) is not None:
+            exchange.complete = True
+            self._buffer = buffer[length:]
+            route.serve(self, exchange, head.start_line, head.headers, buffer[:length])
+            return
         exchange.begin(self._door.delegate.start_request(self, exchange))
 
     def _read_body(self, exchange: FrontExchange) -> bool:

@@ -166,8 +166,8 @@ class ForwardHandler(GatewayHandler):
             raise InvalidAPIKey()  # Revoked meanwhile.
         body = self.body()
         self._chunks.clear()
-        fields = load_call(read_body(body))
-        models = self._models_for(fields["model"])
+        wanted = load_call(read_body(body))
+        models = self._models_for(wanted["model"])
         if self._allowance is not None:
             # The last thing that may refuse: a story that begins must end, and only a request that is admitted does.
             self._allowance.enter()
@@ -175,9 +175,9 @@ class ForwardHandler(GatewayHandler):
             request_id=self.request_id,
             route=self.request.path,
             body=body,
-            model_name=fields["model"],
+            model_name=wanted["model"],
             models=models,
-            stream=bool(fields.get("stream")),
+            stream=bool(wanted.get("stream")),
             caller=self.caller,
             asker=self._asker,
             allowance=self._allowance,
