@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from multiverse.errors import InvalidRequest
-from multiverse.proxy.call import MOST_DIGITS, has_endless_digits, read_body
+from multiverse.proxy.call import MOST_DIGITS, BodyHead, has_endless_digits, read_body
 from multiverse.proxy.rewrite import has_repeated_model, model_values, replace_model
 from tests.bench import UNHURRIED
 
@@ -155,10 +155,11 @@ def test_the_usual_body_is_not_read_twice() -> None:
 
 
 def test_what_the_gateway_reads() -> None:
-    assert read_body(b'{"model":"x","stream":true,"more":[1]}') == {"model": "x", "stream": True}
-    assert read_body(b'{"stream":null}') == {"stream": None}, "null is there, absent is not"
-    assert read_body(b'{"model":5}') == {"model": 5}, "judged elsewhere"
-    assert read_body(b'{"\\u006dodel":"x"}') == {"model": "x"}
+    assert read_body(b'{"model":"x","stream":true,"more":[1]}') == BodyHead(model="x", stream=True)
+    assert read_body(b'{"stream":null}') == BodyHead(stream=None), "null is there, absent is not"
+    assert read_body(b'{"stream":null}') != BodyHead()
+    assert read_body(b'{"model":5}') == BodyHead(model=5), "judged elsewhere"
+    assert read_body(b'{"\\u006dodel":"x"}') == BodyHead(model="x")
 
 
 @pytest.mark.parametrize(

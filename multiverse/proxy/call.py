@@ -60,17 +60,17 @@ class Reply(Protocol):
 
 
 class BodyHead(msgspec.Struct):
-    """The few fields of a body that the gateway itself needs, unjudged."""
+    """The few fields of a body that the gateway itself needs, unjudged; those that are not there are UNSET."""
 
     model: Any = msgspec.UNSET
     stream: Any = msgspec.UNSET
 
 
-BODY_HEAD = msgspec.json.Decoder(BodyHead)
+READ_BODY_HEAD = msgspec.json.Decoder(BodyHead).decode
 
 
-def read_body(body: bytes) -> dict[str, Any]:
-    """`model` and `stream` of a JSON body, those that are there, as they are.
+def read_body(body: bytes) -> BodyHead:
+    """`model` and `stream` of a JSON body as they are.
 
     Raises InvalidRequest for anything that is not one JSON object in UTF-8, for numbers that no server could read, and
     for a body that names `model` twice.
@@ -78,7 +78,7 @@ def read_body(body: bytes) -> dict[str, Any]:
     try:
         if not body.isascii():
             body.decode("utf-8")
-        found = BODY_HEAD.decode(body)
+        found = READ_BODY_HEAD(body)
     except UnicodeDecodeError as error:
         raise InvalidRequest("The body is not valid UTF-8. Send JSON in UTF-8 (RFC 8259 §8.1).") from error
     except RecursionError as error:
@@ -89,11 +89,11 @@ def read_body(body: bytes) -> dict[str, Any]:
         raise InvalidRequest('The body must be a JSON object, for example {"model": …}.') from error
     except (msgspec.DecodeError, ValueError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
-    if has_endless_digits(body) and has_endless_digits(STRING.sub(b"", body)):
+    if len(body) > MOST_DIGITS and has_endless_digits(body) and has_endless_digits(STRING.sub(b"", body)):
         raise InvalidRequest(f"The body holds a number of more than {MOST_DIGITS} digits.")
     if has_repeated_model(body):
         raise InvalidRequest("The body names `model` more than once. Leave one.", param="model")
-    return {name: value for name in ("model", "stream") if (value := getattr(found, name)) is not msgspec.UNSET}
+    return found
 
 
 def has_endless_digits(text: bytes) -> bool:

@@ -53,8 +53,8 @@ def _depth_gained(text: bytes) -> int:
 
 def has_repeated_model(body: bytes) -> bool:
     """Whether the top level names `model` twice: the gateway and the server might each believe another one."""
-    if body.count(b'"model"') <= 1 and b"\\u006" not in body:
-        return False
+    if body.count(b'"model"') <= 1 and (BACKSLASH not in body or b"\\u006" not in body):
+        return False  # A single byte is found, or not, six times as fast as several.
     return len(model_values(body)) > 1
 
 

@@ -6,6 +6,7 @@ body is whole; any other kind of handler (a WebSocket, a static file) goes Torna
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
@@ -25,25 +26,24 @@ from multiverse.web.route import Route
 
 
 class GatewayApplication(tornado.web.Application):
-    """Serves `routes`; `shared` is what each handler is initialized with beside its route."""
+    """Serves `routes`; `shared` is what each handler is initialized with beside its route. To be made in the loop."""
 
     def __init__(self, routes: Sequence[Route], shared: dict[str, Any], **settings: Any) -> None:
         rules = [(route.pattern, route.handler, {**shared, "route": route}) for route in routes]
-        super().__init__(cast(Any, rules), request_ids=request_ids(), **settings)
-        self._by_path = {
-            pattern: (handler, arguments)
+        super().__init__(cast(Any, rules), **settings)
+        self.loop = asyncio.get_running_loop()
+        self.request_ids = request_ids()
+        by_path = {
+            pattern: DirectRoute(self, handler, arguments)
             for route, (pattern, handler, arguments) in zip(routes, rules, strict=True)
             if route.shown == pattern and "{" not in pattern
         }
+        # The route of a path that has no pattern in it; asked by the front door.
+        self.direct_route = by_path.get
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Called by the HTTP server for each request."""
         return Dispatch(self, server_conn, request_conn)
-
-    def handler_for(self, request: HTTPServerRequest) -> StagedHandler | None:
-        """The handler of a path that has no pattern in it."""
-        found = self._by_path.get(request.path)
-        return None if found is None else found[0](self, request, **found[1])
 
     def get_handler_delegate(
         self,
@@ -56,7 +56,35 @@ class GatewayApplication(tornado.web.Application):
         """As Tornado's; handlers of ours get a delegate that spares them its futures."""
         if not issubclass(target_class, StagedHandler):
             return super().get_handler_delegate(request, target_class, target_kwargs, path_args, path_kwargs)
-        return HandlerDelegate(target_class(self, request, **(target_kwargs or {})), path_args or [], path_kwargs or {})
+        handler = target_class(self, cast(GatewayRequest, request), **(target_kwargs or {}))
+        return HandlerDelegate(handler, path_args or [], path_kwargs or {})
+
+
+class DirectRoute:
+    """A path without a pattern: known before there is a request."""
+
+    def __init__(self, application: GatewayApplication, handler: type[StagedHandler], shared: dict[str, Any]) -> None:
+        self._application = application
+        self._handler = handler
+        self._shared = shared
+
+    def handler_for(self, request: GatewayRequest) -> StagedHandler:
+        """A handler of `request`."""
+        return self._handler(self._application, request, **self._shared)
+
+    def serve(
+        self,
+        server_conn: object,
+        request_conn: HTTPConnection,
+        start_line: RequestStartLine,
+        headers: HTTPHeaders,
+        body: bytes,
+    ) -> None:
+        """Serve a request that has come whole. Raises HTTPInputError for a host that is none."""
+        handler = self.handler_for(GatewayRequest(request_conn, server_conn, start_line, headers))
+        handler.take_head()
+        handler.take_body(body)
+        handler.answer()
 
 
 class Dispatch(HTTPMessageDelegate):
@@ -74,9 +102,10 @@ class Dispatch(HTTPMessageDelegate):
     ) -> Awaitable[None] | None:
         """The head has come. Raises HTTPInputError for a host or a query that is none."""
         request = GatewayRequest(self._request_conn, self._server_conn, start_line, headers)
-        handler = self._handler = self._application.handler_for(request)
-        if handler is not None:
-            handler.take_head([], {})
+        route = self._application.direct_route(request.path)
+        if route is not None:
+            self._handler = route.handler_for(request)
+            self._handler.take_head()
             return None
         delegate = self._delegate = cast(HTTPMessageDelegate, self._application.find_handler(request))
         return delegate.headers_received(start_line, headers)

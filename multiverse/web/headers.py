@@ -1,67 +1,103 @@
 """Tornado's `HTTPHeaders` built at once from what is known to be right, without its checks of every name and value.
 
-For heads that were read strictly (front/heads.py), and for the headers that every answer of ours begins with.
+For heads that were read strictly (front/heads.py), and for the headers that every answer of ours begins with. Names
+stand in one spelling, so that whoever knows it finds them in a plain dictionary.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from tornado.httputil import HTTPHeaders, format_timestamp
 
 LONGEST_REMEMBERED = 64
+NONE_REPEATED: Mapping[str, list[str]] = MappingProxyType({})
 
 
 class KnownHeaders(HTTPHeaders):
-    """Headers of Tornado 6.6 with these pairs, each name once."""
+    """Headers of Tornado 6.6. `fields` has the value of each name in its usual spelling: of those in `repeated`, all
+    values with commas between.
+    """
 
-    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        self._as_list = {usual_spelling(name): [value] for name, value in pairs}
-        self._combined_cache = {}
-
-    @classmethod
-    def of_lists(cls, values: dict[str, list[str]]) -> KnownHeaders:
-        """Headers with these values by name in its usual spelling."""
-        headers = cls(())
-        headers._as_list = values
-        return headers
+    def __init__(self, fields: dict[str, str], repeated: Mapping[str, list[str]] = NONE_REPEATED) -> None:
+        self.fields = fields
+        self.repeated = repeated
 
     def get_all(self) -> Iterable[tuple[str, str]]:
         """All pairs."""
-        return [(name, value) for name, values in self._as_list.items() for value in values]
+        if not self.repeated:
+            return self.fields.items()
+        return [(name, value) for name in self.fields for value in self.get_list(name)]
+
+    def get_list(self, name: str) -> list[str]:
+        """The values of one name."""
+        name = usual_spelling(name)
+        if name in self.repeated:
+            return list(self.repeated[name])
+        return [self.fields[name]] if name in self.fields else []
 
     def lines(self) -> list[str]:
         """As they stand in a head."""
-        try:
-            return [f"{name}: {value}" for name, [value] in self._as_list.items()]
-        except ValueError:  # One of them has several values.
-            return [f"{name}: {value}" for name, value in self.get_all()]
+        return list(map(": ".join, self.get_all() if self.repeated else self.fields.items()))
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """As every mapping's, which for a name that is missing raises and catches an exception."""
-        values = self._as_list.get(usual_spelling(name))
-        return default if values is None else ",".join(values)
-
-    def __getitem__(self, name: str) -> str:
-        """As Tornado's, without its second dictionary."""
-        return ",".join(self._as_list[usual_spelling(name)])
-
-    def __contains__(self, name: object) -> bool:
-        """As above."""
-        return isinstance(name, str) and usual_spelling(name) in self._as_list
-
-    def __setitem__(self, name: str, value: str) -> None:
-        """As above."""
-        self._as_list[usual_spelling(name)] = [value]
+    def add(self, name: str, value: str, **_ignored: Any) -> None:
+        """One more value."""
+        name = usual_spelling(name)
+        values = [*self.get_list(name), value]
+        self.fields[name] = ",".join(values)
+        if len(values) > 1:
+            self.repeated = {**self.repeated, name: values}
 
     def set_all(self, pairs: Mapping[str, str]) -> None:
         """As `update`, for names of ours."""
-        values = self._as_list
+        if self.repeated:
+            self.update(pairs)
+            return
+        fields = self.fields
         for name, value in pairs.items():
-            values[usual_spelling(name)] = [value]
+            fields[usual_spelling(name)] = value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As every mapping's, which for a name that is missing raises and catches an exception."""
+        return self.fields.get(usual_spelling(name), default)
+
+    def __getitem__(self, name: str) -> str:
+        return self.fields[usual_spelling(name)]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and usual_spelling(name) in self.fields
+
+    def __setitem__(self, name: str, value: str) -> None:
+        name = usual_spelling(name)
+        self.fields[name] = value
+        if self.repeated:
+            self._forget_repeated(name)
+
+    def __delitem__(self, name: str) -> None:
+        name = usual_spelling(name)
+        del self.fields[name]
+        self._forget_repeated(name)
+
+    def _forget_repeated(self, name: str) -> None:
+        self.repeated = {other: values for other, values in self.repeated.items() if other != name}
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.fields)
+
+
+def known_headers(headers: HTTPHeaders) -> KnownHeaders:
+    """The same as Tornado's `headers` say."""
+    known = KnownHeaders({})
+    for name, value in headers.get_all():
+        known.add(name, value)
+    return known
 
 
 @lru_cache(1024)

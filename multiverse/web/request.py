@@ -8,25 +8,34 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
+from typing import Any
 
-from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPServerRequest, RequestStartLine, ResponseStartLine
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine, ResponseStartLine
 
-from multiverse.web.headers import LONGEST_REMEMBERED
+from multiverse.web.headers import LONGEST_REMEMBERED, KnownHeaders
 
 
 class GatewayRequest(HTTPServerRequest):
-    """A request of Tornado 6.6. Raises HTTPInputError for a host or a query that is none."""
+    """A request of Tornado 6.6, with the values of its headers by name in its usual spelling as `fields`.
+
+    Raises HTTPInputError for a host or a query that is none.
+    """
+
+    query = ""
+    body = b""
+    _finish_time = None
 
     def __init__(
         self,
-        connection: HTTPConnection,
+        connection: Any,
         server_connection: object,
         start_line: RequestStartLine | ResponseStartLine,
         headers: HTTPHeaders,
     ) -> None:
         assert isinstance(start_line, RequestStartLine)
         method, target, version = start_line
-        host = headers.get("Host")
+        fields = self.fields = headers.fields if isinstance(headers, KnownHeaders) else dict(headers)
+        host = fields.get("Host")
         if host is None or len(host) > LONGEST_REMEMBERED or "?" in target:
             super().__init__(
                 connection=connection, server_connection=server_connection, start_line=start_line, headers=headers
@@ -35,14 +44,12 @@ class GatewayRequest(HTTPServerRequest):
         self.method, self.uri, self.version = method, target, version
         self.headers = headers
         self.host, self.host_name = host, _judged_host(host)
-        self.path, self.query = target, ""
-        self.body = b""
+        self.path = target
         self.connection, self.server_connection = connection, server_connection
-        context = getattr(connection, "context", None)
-        self.remote_ip = getattr(context, "remote_ip", None)
-        self.protocol = getattr(context, "protocol", "http")
+        context = connection.context
+        self.remote_ip, self.protocol = context.remote_ip, context.protocol
         self.arguments, self.query_arguments, self.body_arguments, self.files = {}, {}, {}, {}
-        self._start_time, self._finish_time = time.time(), None
+        self._start_time = time.time()
 
 
 @lru_cache(256)

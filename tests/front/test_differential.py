@@ -14,6 +14,7 @@ import random
 import socket
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import pytest
 import tornado.netutil
@@ -21,14 +22,18 @@ import tornado.web
 import uvloop
 from tornado.httpserver import HTTPServer
 
+from multiverse.web.dispatch import GatewayApplication
 from multiverse.web.front.door import ClientLimits, FrontDoor
+from multiverse.web.handlers.staged import StagedHandler
 from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
+from multiverse.web.route import Route
 from tests.front.talking import Talk, talk
 
 CONVERSATIONS = 2_500
 AT_ONCE = 50
 # Whatever is incomplete is dropped after this by both.
 TIMER_SECONDS = 0.4
+DIRECT_PATHS = ["/", "/%2e%2e/%00", "/\xe4", "relative", "//a", "/#f", "/sentinel"]
 SENTINEL = b"GET /sentinel HTTP/1.1\r\nHost: gateway.test\r\nConnection: close\r\n\r\n"
 REFUSED = (400, b"refused")
 
@@ -69,6 +74,31 @@ class Echo(tornado.web.RequestHandler):
 
     def prepare(self) -> None:
         self.clear_header("Server")
+
+
+class StagedEcho(StagedHandler):
+    """The same as a handler of the gateway's kind, which gets a request that has come whole without a delegate.
+
+    It would refuse a method before the body comes; so that the body is judged as well, it does so afterwards.
+    """
+
+    SUPPORTED_METHODS = (*Echo.SUPPORTED_METHODS, "FROB", "get")
+    write_error = Echo.write_error
+    served: ClassVar[Counter[str]] = Counter()
+
+    def initialize(self, route: Route) -> None:
+        self.served[route.shown] += 1
+
+    def get(self) -> None:
+        if self.request.method not in Echo.SUPPORTED_METHODS:
+            raise tornado.web.HTTPError(405)
+        echo: Any = self
+        Echo.get(echo)
+
+    post = put = patch = delete = options = propfind = frob = get
+
+    def data_received(self, chunk: bytes) -> None:
+        self.request.body += chunk
 
 
 @dataclass
@@ -330,10 +360,13 @@ def agree(front: Verdict, stock: Verdict) -> bool:
 async def all_verdicts(conversations: list[Conversation]) -> list[tuple[Verdict, Verdict]]:
     """What the front door and Tornado's server say to each."""
     application = tornado.web.Application([("(?s).*", Echo)], log_function=lambda handler: None)
+    handler: Any = StagedEcho
+    routes = [Route(shown=path, pattern=path, handler=handler, access="anyone", methods={}) for path in DIRECT_PATHS]
+    settings = {"default_handler_class": Echo, "log_function": lambda handler: None}
     limits = ClientLimits(
         header_timeout_seconds=TIMER_SECONDS, body_timeout_seconds=TIMER_SECONDS, write_timeout_seconds=TIMER_SECONDS
     )
-    door = FrontDoor(application, limits)
+    door = FrontDoor(GatewayApplication(routes, {}, **settings), limits)
     stock = GatewayHTTPServer(
         application,
         idle_connection_timeout=TIMER_SECONDS,
@@ -414,3 +447,4 @@ def test_what_was_compared(judged: list[tuple[Conversation, Verdict, Verdict]]) 
     assert min(seen[kind] for kind in ODDITIES) > 100
     assert seen["accepted"] > CONVERSATIONS / 4
     assert seen["refused"] > CONVERSATIONS / 4
+    assert min(StagedEcho.served[path] for path in DIRECT_PATHS) > 50

@@ -12,12 +12,12 @@ import os
 import socket
 from typing import TYPE_CHECKING, cast
 
-from tornado.httputil import HTTPHeaders, HTTPInputError
+from tornado.httputil import HTTPInputError
 from tornado.iostream import IOStream, StreamClosedError
 
 from multiverse.web.front.deadlines import Deadline
 from multiverse.web.front.exchange import Context, FrontExchange
-from multiverse.web.front.heads import MAX_HEAD_BYTES, RequestHead, read_head
+from multiverse.web.front.heads import MAX_HEAD_BYTES, HeadReader, RequestHead, WrongFraming
 from multiverse.web.front.reading import Reading, has_unread_bytes
 from multiverse.web.malformed import log_malformed, malformed_answer
 
@@ -31,8 +31,6 @@ LINGER_SECONDS = 2.0
 SECOND_LOOK_SECONDS = 0.001
 # Load balancers keep connections for 60 s and should be the ones who close: else they send into a closing connection.
 IDLE_SECONDS = 75.0
-# The rest of a refused body up to this size is awaited, so that the connection can be used again.
-SMALL_BODY_BYTES = 65_536
 # What a client has sent ahead, and what it has not taken yet; beyond, it is held back, or whoever writes to it.
 READ_AHEAD_BYTES = 65_536
 UNSENT_BYTES = 65_536
@@ -46,6 +44,7 @@ class FrontConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._searched = 0
+        self._heads = HeadReader()
         self._exchange: FrontExchange | None = None
         self._stepping = False
         self._begun = False
@@ -128,12 +127,6 @@ class FrontConnection(asyncio.Protocol):
         """Whether no further request is wanted here."""
         return self._door.closing
 
-    def takes_rest_of(self, head: RequestHead) -> bool:
-        """Whether the rest of a body that nobody wants is worth waiting for. Who expects a 100 and is refused may send
-        the body or not: nobody could tell what follows.
-        """
-        return head.length is not None and head.length <= SMALL_BODY_BYTES and "Expect" not in head.headers
-
     def go_on(self) -> None:
         """Make of the bytes what can be made of them."""
         if self._stepping:
@@ -178,21 +171,22 @@ class FrontConnection(asyncio.Protocol):
             return False
         data, self._buffer = self._buffer[: end + 2], self._buffer[end + len(END_OF_HEAD) :]
         self._searched = 0
-        self._begin(read_head(data))
-        return True
+        self._begun = True
+        self._begin(self._heads.read(data))
+        return bool(self._buffer)
 
     def _begin(self, head: RequestHead) -> None:
-        self._begun = True
         self._looked_again = False
-        try:
-            head.read_framing()
-        except HTTPInputError as error:
-            self._refuse(error, head.headers)
-            return
         exchange = self._exchange = FrontExchange(self, head)
         self.deadline.clear()
-        if head.length is None or head.length > len(self._buffer):
+        length, buffer = head.length, self._buffer
+        if length is None or length > len(buffer):
             self.deadline.set(self._door.limits.body_timeout_seconds)
+        elif not head.expects and (route := self._door.direct_route(head.start_line.path)) is not None:
+            exchange.complete = True
+            self._buffer = buffer[length:]
+            route.serve(self, exchange, head.start_line, head.headers, buffer[:length])
+            return
         exchange.begin(self._door.delegate.start_request(self, exchange))
 
     def _read_body(self, exchange: FrontExchange) -> bool:
@@ -233,14 +227,13 @@ class FrontConnection(asyncio.Protocol):
 
     # -- refusals ------------------------------------------------------------------------------------------------------
 
-    def _refuse(self, error: HTTPInputError, headers: HTTPHeaders | None = None) -> None:
+    def _refuse(self, error: HTTPInputError) -> None:
         """400, unless an answer has begun already; what else the client sends belongs to no request."""
         log_malformed(str(self.context), str(error))
         exchange = self._exchange
-        if exchange is not None and headers is None:
-            headers = exchange.head.headers
         if exchange is None or not exchange.started:
-            self.send(malformed_answer(headers))
+            headers = None if exchange is None else exchange.head.headers
+            self.send(malformed_answer(error.headers if isinstance(error, WrongFraming) else headers))
         if exchange is not None:
             exchange.client_left()
         self._linger()

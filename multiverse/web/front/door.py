@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from tornado.httputil import HTTPServerConnectionDelegate
+from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPServerConnectionDelegate, RequestStartLine
 
 from multiverse.web.front.connection import FrontConnection
 
@@ -31,12 +32,27 @@ class ClientLimits:
     write_timeout_seconds: float
 
 
+class DirectRoute(Protocol):
+    """Serves requests that have come whole, without a delegate for each."""
+
+    def serve(
+        self,
+        server_conn: object,
+        request_conn: HTTPConnection,
+        start_line: RequestStartLine,
+        headers: HTTPHeaders,
+        body: bytes,
+    ) -> None:
+        """Serve one request. Raises HTTPInputError, as `HTTPMessageDelegate.headers_received` does."""
+
+
 class FrontDoor:
-    """Serves `delegate`, usually a Tornado `Application`."""
+    """Serves `delegate`, usually a Tornado `Application`; where that has a `direct_route(path)`, it is asked first."""
 
     def __init__(self, delegate: HTTPServerConnectionDelegate, limits: ClientLimits) -> None:
         self.delegate = delegate
         self.limits = limits
+        self.direct_route: Callable[[str], DirectRoute | None] = getattr(delegate, "direct_route", lambda path: None)
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self.loop.create_future()
         self.done.set_result(None)

@@ -23,12 +23,14 @@ from tornado.iostream import IOStream
 
 from multiverse.web.front.bodies import ChunkedBody, FixedBody
 from multiverse.web.front.heads import RequestHead
-from multiverse.web.headers import KnownHeaders
+from multiverse.web.headers import KnownHeaders, known_headers
 
 if TYPE_CHECKING:
     from multiverse.web.front.connection import FrontConnection
 
 SWITCHING_PROTOCOLS = 101
+# The rest of a refused body up to this size is awaited, so that the connection can be used again.
+SMALL_BODY_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +47,20 @@ class Context:
 class FrontExchange(HTTPConnection):
     """`complete`: the request has been read whole. `finished`: its answer is out, or nobody waits for it any more."""
 
+    complete = started = finished = False
+    # There once it is known that the body is handed over in pieces.
+    body: ChunkedBody | FixedBody
+    _delegate: HTTPMessageDelegate | None = None
+    _waiting: asyncio.Future[None] | None = None
+    _chunked = False
+    _missing: int | None = None
+    _close_callback: Callable[[], None] | None = None
+
     def __init__(self, connection: FrontConnection, head: RequestHead) -> None:
         self._connection = connection
         self.context = connection.context
         self.head = head
-        self.body = ChunkedBody() if head.length is None else FixedBody(head.length)
-        self.complete = head.length == 0
-        self.started = False
-        self.finished = False
         self.keep_alive = head.keep_alive
-        self._delegate: HTTPMessageDelegate | None = None
-        self._waiting: asyncio.Future[None] | None = None
-        self._chunked = False
-        self._missing: int | None = None
-        self._close_callback: Callable[[], None] | None = None
 
     # -- the client's end, as handlers see it --------------------------------------------------------------------------
 
@@ -95,13 +97,10 @@ class FrontExchange(HTTPConnection):
         assert isinstance(start_line, ResponseStartLine)
         self.started = True
         status = start_line.code
-        lines = [f"HTTP/1.1 {status} {start_line.reason}"]
-        if isinstance(headers, KnownHeaders):
-            lines += headers.lines()
-        else:
-            lines += [f"{name}: {value}" for name, value in headers.get_all()]
-        self._frame(status, headers, lines)
-        self._say_whether_it_stays(status, headers, lines)
+        known = headers if isinstance(headers, KnownHeaders) else known_headers(headers)
+        lines = [f"HTTP/1.1 {status} {start_line.reason}", *known.lines()]
+        self._frame(status, known.fields.get("Content-Length"), lines)
+        self._say_whether_it_stays(status, known.fields.get("Connection", "").lower(), lines)
         data = "\r\n".join(lines).encode("latin-1")
         if len(data.translate(None, b"\r\n\0")) != len(data) - 2 * (len(lines) - 1):
             raise ValueError("a header holds a line break or NUL")
@@ -110,8 +109,7 @@ class FrontExchange(HTTPConnection):
             self._connection.write_at_once()
         return self._connection.send(data + self._framed(chunk) if chunk else data)
 
-    def _frame(self, status: int, headers: HTTPHeaders, lines: list[str]) -> None:
-        length = headers.get("Content-Length")
+    def _frame(self, status: int, length: str | None, lines: list[str]) -> None:
         if self.head.method == "HEAD" or status in (204, 304) or 100 <= status < 200:
             self._missing = 0
         elif length is not None:
@@ -122,13 +120,8 @@ class FrontExchange(HTTPConnection):
         else:
             self.keep_alive = False  # An old client knows the end of such a body by the end of the connection.
 
-    def _say_whether_it_stays(self, status: int, headers: HTTPHeaders, lines: list[str]) -> None:
-        said = headers.get("Connection", "").lower()
-        if (
-            said == "close"
-            or self._connection.closing
-            or not (self.complete or self._connection.takes_rest_of(self.head))
-        ):
+    def _say_whether_it_stays(self, status: int, said: str, lines: list[str]) -> None:
+        if said == "close" or self._connection.closing or not (self.complete or self._takes_rest):
             self.keep_alive = False
         if status == SWITCHING_PROTOCOLS:
             return
@@ -136,6 +129,14 @@ class FrontExchange(HTTPConnection):
             lines.append("Connection: close")
         elif self.keep_alive and self.head.version == "HTTP/1.0":
             lines.append("Connection: keep-alive")
+
+    @property
+    def _takes_rest(self) -> bool:
+        """Whether the rest of a body that nobody wants is worth waiting for. Who expects a 100 and is refused may send
+        the body or not: nobody could tell what follows.
+        """
+        head = self.head
+        return head.length is not None and head.length <= SMALL_BODY_BYTES and not head.expects
 
     def write(self, chunk: bytes) -> asyncio.Future[None]:
         """Write some of the body. The future is done when the client has room for more."""
@@ -190,6 +191,9 @@ class FrontExchange(HTTPConnection):
     def begin(self, delegate: HTTPMessageDelegate) -> None:
         """Hand the head over. Raises HTTPInputError for what only Tornado finds out."""
         self._delegate = delegate
+        length = self.head.length
+        self.body = ChunkedBody() if length is None else FixedBody(length)
+        self.complete = self.body.done
         self._wait_for(delegate.headers_received(self.head.start_line, self.head.headers))
         if self.complete:
             self.deliver_end()

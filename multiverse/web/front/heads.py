@@ -18,31 +18,39 @@ MAX_HEAD_BYTES = 65_536
 MAX_HEADER_LINES = 256
 # A length of more digits is beyond every limit, whatever it is.
 MOST_LENGTH_DIGITS = 18
+# Heads are remembered up to this size.
+LONGEST_KNOWN_BYTES = 2_048
 MALFORMED = "malformed request line or header"
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~\x80-\xff]+) HTTP/1\.([0-9])")
 FIELD_NAME = re.compile(TOKEN.decode("ascii"))
+LENGTH_LINE = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,%d})\r\n" % MOST_LENGTH_DIGITS)
 FIELDS = re.compile(rb"(?:" + TOKEN + rb":[\t -~\x80-\xff]*\r\n)*")
 
 
 class RequestHead:
     """One request's head. `length` is that of its body in bytes, None when it comes in chunks."""
 
-    __slots__ = ("expects_continue", "headers", "keep_alive", "length", "method", "start_line", "version")
+    __slots__ = ("expects", "headers", "keep_alive", "length", "method", "start_line", "version")
 
-    def __init__(self, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
+    def __init__(self, start_line: RequestStartLine, headers: KnownHeaders) -> None:
         self.start_line = start_line
         self.method, _target, self.version = start_line
         self.headers = headers
         self.length: int | None = 0
-        self.keep_alive = _keep_alive(self.version, headers.get("Connection"))
-        self.expects_continue = headers.get("Expect", "").lower() == "100-continue" and self.version == "HTTP/1.1"
+        self.keep_alive = _keep_alive(self.version, headers.fields.get("Connection"))
+        self.expects = "Expect" in headers.fields
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client waits for a word before it sends the body (RFC 9110 §10.1.1)."""
+        return self.headers.get("Expect", "").lower() == "100-continue" and self.version == "HTTP/1.1"
 
     def read_framing(self) -> None:
         """Find out how the body ends. Raises HTTPInputError where that is not beyond doubt."""
-        headers = self.headers
-        coding, length = headers.get("Transfer-Encoding"), headers.get("Content-Length")
+        fields = self.headers.fields
+        coding, length = fields.get("Transfer-Encoding"), fields.get("Content-Length")
         if coding is not None:
             if length is not None:
                 raise HTTPInputError("Transfer-Encoding beside Content-Length")
@@ -53,8 +61,60 @@ class RequestHead:
             self.length = None
         elif length is not None:
             self.length = _length(length)
-        if len(headers.get_list("Host")) > 1:
+        if len(self.headers.get_list("Host")) > 1:
             raise HTTPInputError("repeated Host")
+
+    def with_length(self, digits: bytes) -> RequestHead:
+        """The same head with another `Content-Length`."""
+        head = RequestHead.__new__(RequestHead)
+        head.start_line, head.method, head.version = self.start_line, self.method, self.version
+        head.keep_alive, head.expects = self.keep_alive, self.expects
+        headers = self.headers
+        head.headers = KnownHeaders({**headers.fields, "Content-Length": digits.decode("ascii")}, headers.repeated)
+        head.length = int(digits)
+        return head
+
+
+class WrongFraming(HTTPInputError):
+    """Nobody can be sure how the body ends; `headers` are those of the request."""
+
+    def __init__(self, problem: str, headers: HTTPHeaders) -> None:
+        super().__init__(problem)
+        self.headers = headers
+
+
+class HeadReader:
+    """Reads the heads of one connection. Most clients send the same one again, but for the length of the body: then
+    only that is read, for the rest was found right.
+    """
+
+    __slots__ = ("_after", "_before", "_last")
+
+    def __init__(self) -> None:
+        self._before = self._after = b""
+        self._last: RequestHead | None = None
+
+    def read(self, data: bytes) -> RequestHead:
+        """As `read_head`, with the framing read. Raises HTTPInputError, WrongFraming once the fields are known."""
+        before, after = self._before, self._after
+        if self._last is not None and data.startswith(before) and data.endswith(after):
+            digits = data[len(before) : len(data) - len(after)]
+            if digits.isdigit() and len(digits) <= MOST_LENGTH_DIGITS:
+                return self._last.with_length(digits)
+        head = read_head(data)
+        try:
+            head.read_framing()
+        except HTTPInputError as error:
+            raise WrongFraming(str(error), head.headers) from error
+        self._note(data, head)
+        return head
+
+    def _note(self, data: bytes, head: RequestHead) -> None:
+        match = LENGTH_LINE.search(data) if len(data) <= LONGEST_KNOWN_BYTES else None
+        if match is None:
+            self._last, self._before, self._after = None, b"", b""
+        else:
+            self._last, self._before, self._after = head, data[: match.start(1)], data[match.end(1) :]
 
 
 def read_head(data: bytes) -> RequestHead:
@@ -74,7 +134,7 @@ def read_head(data: bytes) -> RequestHead:
         raise HTTPInputError("too many header lines")
     del lines[-1]  # behind the last line end
     start_line = _start_line(first) if len(first) <= LONGEST_REMEMBERED else _start_line.__wrapped__(first)
-    return RequestHead(start_line, KnownHeaders.of_lists(_values_by_name(lines)))
+    return RequestHead(start_line, _headers(lines))
 
 
 @lru_cache(256)
@@ -87,19 +147,20 @@ def _start_line(line: bytes) -> RequestStartLine:
     return RequestStartLine(method.decode("ascii"), target.decode("latin-1"), version)
 
 
-def _values_by_name(lines: list[str]) -> dict[str, list[str]]:
-    values: dict[str, list[str]] = {}
+def _headers(lines: list[str]) -> KnownHeaders:
+    fields: dict[str, str] = {}
+    headers = KnownHeaders(fields)
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon:
             raise HTTPInputError(MALFORMED)
         # What clients make up shall not fill the memory of names.
         known_name = _field_name(name) if len(name) <= LONGEST_REMEMBERED else _field_name.__wrapped__(name)
-        if known_name in values:
-            values[known_name].append(value.strip(" \t"))
+        if known_name in fields:
+            headers.add(known_name, value.strip(" \t"))
         else:
-            values[known_name] = [value.strip(" \t")]
-    return values
+            fields[known_name] = value.strip(" \t")
+    return headers
 
 
 @lru_cache(1024)

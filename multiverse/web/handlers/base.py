@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,7 +32,7 @@ from multiverse.errors import (
 )
 from multiverse.people.keys import NOBODY, Caller
 from multiverse.people.limits import counted_address
-from multiverse.web.handlers.staged import StagedHandler
+from multiverse.web.handlers.staged import FIRST_FIELDS, StagedHandler
 
 if TYPE_CHECKING:
     from multiverse.gateway import Gateway
@@ -50,7 +51,8 @@ EXPOSED_HEADERS = ", ".join(
         *(f"x-ratelimit-{what}-tokens" for what in ("limit", "remaining", "reset")),
     )
 )
-TO_ANY_ORIGIN = {"Access-Control-Expose-Headers": EXPOSED_HEADERS, "Access-Control-Allow-Origin": "*"}
+TO_LISTED_ORIGIN = {**FIRST_FIELDS, "Access-Control-Expose-Headers": EXPOSED_HEADERS, "Vary": "Origin"}
+TO_ANY_ORIGIN = {**FIRST_FIELDS, "Access-Control-Expose-Headers": EXPOSED_HEADERS, "Access-Control-Allow-Origin": "*"}
 
 
 class GatewayHandler(StagedHandler):
@@ -73,22 +75,15 @@ class GatewayHandler(StagedHandler):
         self._chunks: list[bytes] = []
         self._received = 0
 
-    def set_default_headers(self) -> None:
-        """What other origins may do."""
-        self._allow_cross_origin()
-
-    def _allow_cross_origin(self) -> None:
+    def first_fields(self) -> Mapping[str, str]:
+        """With what other origins may do."""
         origins = self.application.settings["cors_allow_origins"]
         if not origins or not self.request.path.startswith("/v1/"):
-            return
+            return FIRST_FIELDS
         if "*" in origins:
-            self.set_headers(TO_ANY_ORIGIN)
-            return
-        self.set_header("Access-Control-Expose-Headers", EXPOSED_HEADERS)
-        self.set_header("Vary", "Origin")
-        origin = self.request.headers.get("Origin")
-        if origin is not None and origin in origins:
-            self.set_header("Access-Control-Allow-Origin", origin)
+            return TO_ANY_ORIGIN
+        origin = self.request.fields.get("Origin", "")
+        return {**TO_LISTED_ORIGIN, "Access-Control-Allow-Origin": origin} if origin in origins else TO_LISTED_ORIGIN
 
     def check_trusted_origin(self, origin: str) -> bool:
         """`/v1` may be called by other sites' pages, but never in a session; all else by our own pages alone.
@@ -110,7 +105,7 @@ class GatewayHandler(StagedHandler):
         method = self.request.method or ""
         if method == "OPTIONS":
             return
-        if method not in self.allowed_methods():
+        if method not in self.methods:
             raise self.wrong_method()
         if self.gateway.draining and not self.route.answers_while_draining:
             raise ShuttingDown()
@@ -121,30 +116,23 @@ class GatewayHandler(StagedHandler):
     def admit(self) -> None:
         """For subclasses: more to judge before the body is read."""
 
-    def allowed_methods(self) -> tuple[str, ...]:
-        """The methods this handler has."""
-        return self.methods
-
     def wrong_method(self) -> GatewayError:
         """The error for a method that this route does not have."""
-        allowed = (*self.allowed_methods(), "OPTIONS")
+        allowed = (*self.methods, "OPTIONS")
         return MethodNotAllowed(f"This route takes {', '.join(allowed)}.", allow=allowed)
 
     def _check_body_head(self) -> None:
-        headers = self.request.headers
+        fields = self.request.fields
         limit = self.gateway.config.max_request_body_size
-        length = headers.get("Content-Length", "")
+        length = fields.get("Content-Length", "")
         if length.isascii() and length.isdigit() and int(length[:20]) > limit:
             raise _too_large(limit)
-        if self.request.method in ("POST", "PUT", "PATCH") and self.route.request_schema is not None:
-            if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        if self.route.request_schema is not None and self.request.method in ("POST", "PUT", "PATCH"):
+            if fields.get("Content-Encoding", "identity").strip().lower() != "identity":
                 raise UnsupportedMediaType("The body must not be compressed. Send it without 'Content-Encoding'.")
-            content_type = headers.get("Content-Type", "").partition(";")[0].strip()
-            if content_type and not JSON_TYPE.fullmatch(content_type):
-                raise UnsupportedMediaType(
-                    f"The body must be JSON, not '{_printable(content_type)[:100]}'. Send the header "
-                    "'Content-Type: application/json' (with curl: -H 'Content-Type: application/json')."
-                )
+            content_type = fields.get("Content-Type", "")
+            if content_type != "application/json":
+                _check_json_type(content_type)
 
     # -- who asks ------------------------------------------------------------------------------------------------------
 
@@ -152,7 +140,7 @@ class GatewayHandler(StagedHandler):
     def client_address(self) -> str:
         """The caller's address: the peer's, or behind a trusted proxy what that proxy saw."""
         if self.gateway.config.trust_proxy_headers:
-            forwarded = self.request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+            forwarded = self.request.fields.get("X-Forwarded-For", "").rpartition(",")[2].strip()
             if forwarded:
                 return _printable(forwarded)[:100]
         return str(self.request.remote_ip)
@@ -186,7 +174,7 @@ class GatewayHandler(StagedHandler):
 
     def session_id(self) -> str:
         """The session that the browser claims to be in; empty for none, and for requests of other sites' pages."""
-        cookie = self.request.headers.get("Cookie") and self.request.cookies.get(SESSION_COOKIE)
+        cookie = "Cookie" in self.request.fields and self.request.cookies.get(SESSION_COOKIE)
         if not cookie or self._check_cross_origin(lambda origin: False) is not None:
             return ""
         return cookie.value
@@ -196,11 +184,11 @@ class GatewayHandler(StagedHandler):
         return self.gateway.sessions.caller(session_id) if session_id else None
 
     def _presented_key(self) -> str:
-        headers = self.request.headers
-        own_header = headers.get("X-API-Key")
+        fields = self.request.fields
+        own_header = fields.get("X-Api-Key")
         if own_header:
             return own_header.strip()
-        scheme, _, key = headers.get("Authorization", "").partition(" ")
+        scheme, _, key = fields.get("Authorization", "").partition(" ")
         return key.strip() if scheme.lower() == "bearer" else ""
 
     def wrong_key(self) -> GatewayError:
@@ -246,7 +234,7 @@ class GatewayHandler(StagedHandler):
 
     def options(self, *args: str, **kwargs: str) -> None:
         """What this route takes; for browsers, the answer to a preflight."""
-        allowed = ", ".join((*self.allowed_methods(), "OPTIONS"))
+        allowed = ", ".join((*self.methods, "OPTIONS"))
         self.set_status(204)
         self.set_header("Allow", allowed)
         if self.request.path.startswith("/v1/") and self.application.settings["cors_allow_origins"]:
@@ -333,6 +321,15 @@ def _no_such_route() -> NotFound:
 
 def _too_large(limit: int) -> RequestTooLarge:
     return RequestTooLarge(f"The body is larger than {limit} bytes. Send less; the admin sets MAX_REQUEST_BODY_SIZE.")
+
+
+def _check_json_type(content_type: str) -> None:
+    bare = content_type.partition(";")[0].strip()
+    if bare and not JSON_TYPE.fullmatch(bare):
+        raise UnsupportedMediaType(
+            f"The body must be JSON, not '{_printable(bare)[:100]}'. Send the header "
+            "'Content-Type: application/json' (with curl: -H 'Content-Type: application/json')."
+        )
 
 
 def _printable(text: str) -> str:

@@ -6,6 +6,7 @@ What the proxy writes to is in handlers/reply.py. Picking servers, failing over 
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from typing import Any
 
 from multiverse.errors import (
@@ -141,10 +142,8 @@ class ForwardHandler(GatewayHandler):
     _asker = ""
 
     def admit(self) -> None:
-        """Refuse loops, strange paths and callers over their limit before the body is read."""
-        if not FORWARDED_PATH.fullmatch(self.request.path):
-            raise NotFound("There is no such route. GET / tells where the API is.")
-        if self.gateway.gateway_id in self.request.headers.get("Via", ""):
+        """Refuse loops and callers over their limit before the body is read."""
+        if self.gateway.gateway_id in self.request.fields.get("Via", ""):
             raise LoopDetected("This request came from this gateway: it is registered at itself. Deregister it.")
         self._asker = self.asker
         self._allowance = self.gateway.allowances.of(self.caller, self._asker)
@@ -158,8 +157,8 @@ class ForwardHandler(GatewayHandler):
         if self._allowance is not None:
             self.set_headers(self._allowance.headers())
 
-    async def post(self, *args: str) -> None:
-        """Forward, and answer with whatever comes of it."""
+    def post(self, *args: str) -> Awaitable[None]:
+        """Forward, and answer with whatever comes of it: decided at once, done by the task that awaits the rest."""
         gateway = self.gateway
         if gateway.draining:
             raise ShuttingDown()  # It began while the body was on its way.
@@ -167,9 +166,8 @@ class ForwardHandler(GatewayHandler):
             raise InvalidAPIKey()  # Revoked meanwhile.
         body = self.body()
         self._chunks.clear()
-        fields = load_call(read_body(body))
-        models = self._models_for(fields["model"])
-        inbound_via = self.request.headers.get("Via", "")
+        wanted = load_call(read_body(body))
+        models = self._models_for(wanted["model"])
         if self._allowance is not None:
             # The last thing that may refuse: a story that begins must end, and only a request that is admitted does.
             self._allowance.enter()
@@ -177,20 +175,25 @@ class ForwardHandler(GatewayHandler):
             request_id=self.request_id,
             route=self.request.path,
             body=body,
-            model_name=fields["model"],
+            model_name=wanted["model"],
             models=models,
-            stream=bool(fields.get("stream")),
+            stream=bool(wanted.get("stream")),
             caller=self.caller,
             asker=self._asker,
             allowance=self._allowance,
             client_address=self.client_address,
-            via=f"{inbound_via}, {gateway.via}" if VIA_OF_GATEWAYS.fullmatch(inbound_via) else gateway.via,
+            via=self._via(),
             started_seconds=gateway.clock.monotonic(),
-            story=gateway.stories.begin(self.request_id, self.request.headers.get("Traceparent")),
+            story=gateway.stories.begin(self.request_id, self.request.fields.get("Traceparent")),
         )
         reply = HandlerReply(self, write_timeout_seconds=gateway.config.client_write_timeout_seconds)
         self._forwarding = gateway.proxy.begin(call, reply)
-        await self._forwarding.run()
+        return self._forwarding.run()
+
+    def _via(self) -> str:
+        """What the server shall read in `Via`: other gateways before this one, but nothing else that a client sends."""
+        inbound, own = self.request.fields.get("Via"), self.gateway.via
+        return f"{inbound}, {own}" if inbound and VIA_OF_GATEWAYS.fullmatch(inbound) else own
 
     def _models_for(self, name: str) -> tuple[str, ...]:
         """What `name` stands for, as far as the key may ask it. Raises PermissionDenied when nothing is left."""
@@ -213,7 +216,6 @@ class ForwardHandler(GatewayHandler):
 
     def set_default_headers(self) -> None:
         """Tornado clears all headers before an error; the attempts that led to it belong to the answer."""
-        super().set_default_headers()
         if self._allowance is not None:
             self._show_allowance()
         if self._forwarding is not None and self._forwarding.attempts:
@@ -222,6 +224,12 @@ class ForwardHandler(GatewayHandler):
 
 class AnyForwardHandler(ForwardHandler):
     """Routes the gateway has no name for: a POST is forwarded, anything else does not exist."""
+
+    def admit(self) -> None:
+        """Refuse strange paths as well."""
+        if not FORWARDED_PATH.fullmatch(self.request.path):
+            raise NotFound("There is no such route. GET / tells where the API is.")
+        super().admit()
 
     def wrong_method(self) -> GatewayError:
         """Nothing is known to be here but for those who forward."""
