@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as some
 
 from multiverse.servers.outgoing import USER_AGENT, request_headers
-from multiverse.transport.messages import ServerRequest
+from multiverse.transport.messages import RequestForm, ServerRequest
 from multiverse.web.handlers.staged import REQUEST_ID
 from multiverse.web.schemas import RegisterSchema, load
 from tests.bench import MODEL, UNHURRIED, build_registration
@@ -29,7 +29,8 @@ def head_of(api_key: str | None, request_id: str | None, via: str = VIA, body: b
     items = request_headers(registration, via=via, content_type="application/json")
     own = [] if request_id is None else [("X-Request-ID", request_id)]
     target = "/v1/chat/completions"
-    request = ServerRequest(registration.endpoint, target, method="POST", header_items=items, own_items=own, body=body)
+    form = RequestForm(registration.endpoint, target, method="POST", header_items=items)
+    request = ServerRequest(form, own_items=own, body=body)
     try:
         return request.head()
     except ValueError:

@@ -15,10 +15,12 @@ from multiverse.proxy.relay import Relay
 from multiverse.proxy.rewrite import replace_model, with_usage_asked
 from multiverse.servers.outgoing import request_headers
 from multiverse.servers.server import Server
-from multiverse.transport.messages import ServerRequest
+from multiverse.transport.messages import RequestForm, ServerRequest
 
 STREAM = "Ask with `stream` set to true, which has no such limit, or for fewer tokens."
 REPORT_USAGE_WHEN_ASKED = ("/v1/chat/completions", "/v1/completions")
+# Routes are what clients make up, and `Via` is what gateways in front do: neither shall fill the memory.
+LONGEST_REMEMBERED, FORMS_REMEMBERED = 256, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,26 @@ def body_asking_for_usage(call: Call, server: Server) -> bytes | None:
 
 def server_request(call: Call, server: Server, relay: Relay, body: bytes, settings: ForwardSettings) -> ServerRequest:
     """The request to `server`, whose answer goes to `relay`."""
-    registration = server.registration
+    registration, story = server.registration, call.story
     asked_for = registration.served_model_name or registration.model_name
     if asked_for != call.model_name:
         body = replace_model(body, asked_for)
+    own_items = [("X-Request-ID", call.request_id)]
+    if story.trace is not None:
+        own_items.append(("traceparent", story.trace.header(story.steps[-1].span_id)))
+    return ServerRequest(
+        server.forms.get((call.route, call.stream, call.via)) or _form(call, server, settings),
+        own_items=own_items,
+        body=body,
+        response_callback=relay.on_head,
+        streaming_callback=relay.on_data,
+        wants_response=False,
+    )
+
+
+def _form(call: Call, server: Server, settings: ForwardSettings) -> RequestForm:
+    """What all requests to `server` that are like `call` have in common; remembered by the server."""
+    registration = server.registration
     accept = "text/event-stream" if call.stream else "application/json"
     headers = request_headers(
         registration,
@@ -68,18 +86,17 @@ def server_request(call: Call, server: Server, relay: Relay, body: bytes, settin
         accept="*/*" if call.route.startswith("/v1/audio/") else accept,
         content_type="application/json",
     )
-    own_items, story = [("X-Request-ID", call.request_id)], call.story
-    if story.trace is not None:
-        own_items.append(("traceparent", story.trace.header(story.steps[-1].span_id)))
-    return ServerRequest(
+    form = RequestForm(
         registration.endpoint,
         registration.endpoint.path + call.route,
         method="POST",
         header_items=headers,
-        own_items=own_items,
-        body=body,
-        response_callback=relay.on_head,
-        streaming_callback=relay.on_data,
         connect_timeout=settings.connect_timeout_seconds,
+        content_timeout=settings.request_timeout_seconds,
         request_timeout=settings.stream_max_seconds if call.stream else None,
     )
+    if len(call.route) <= LONGEST_REMEMBERED:
+        if len(server.forms) >= FORMS_REMEMBERED:
+            server.forms.clear()
+        server.forms[call.route, call.stream, call.via] = form
+    return form

@@ -238,7 +238,6 @@ class Forwarding:
         request = server_request(self._call, server, relay, body, settings)
         exchange = self._exchange = self._proxy.transport.begin(request)
         relay.exchange = exchange
-        patience = asyncio.get_running_loop().call_later(settings.request_timeout_seconds, relay.give_up_waiting)
         try:
             await exchange
             verdict = relay.finish()
@@ -249,7 +248,6 @@ class Forwarding:
             if self._answer.finished:
                 verdict = None  # Broke after the client had its whole answer: nobody's loss.
         finally:
-            patience.cancel()
             self._exchange = None
             relay.exchange = None  # They know each other, and the whole request with them.
         return verdict, relay.committed
@@ -283,7 +281,7 @@ class Forwarding:
     def _on_commit(self) -> None:
         self._account.committed()
         if self._exchange is not None and not self._exchange.done():
-            self._exchange.set_idle_timeout(self._proxy.settings.stream_idle_timeout_seconds)
+            self._exchange.content_came(self._proxy.settings.stream_idle_timeout_seconds)
 
     def _on_whole(self, blame: Blame, reason: str) -> None:
         """The client is about to have all that will come: count out before the last byte is visible."""

@@ -18,8 +18,7 @@ from multiverse.proxy.sse import DONE_EVENT, EventReader, EventTooLarge, has_dat
 from multiverse.proxy.verdicts import BROKE_OFF, Verdict, answer_verdict, bad_answer_verdict
 from multiverse.servers.server import Blame, Server
 from multiverse.servers.tunnels import is_html, tunnel_reason
-from multiverse.transport.exchange import SECOND_LOOK_SECONDS
-from multiverse.transport.failures import AnswerTooLarge, FirstByteTimeout
+from multiverse.transport.failures import AnswerTooLarge
 from multiverse.transport.messages import ResponseHead
 
 if TYPE_CHECKING:
@@ -80,17 +79,6 @@ class Relay:
         self._collected_size = 0
         self.exchange: Exchange | None = None
         self.committed = False
-
-    def give_up_waiting(self, looked_again: bool = False) -> None:
-        """The time to the first event, or to the whole of a plain answer, is over."""
-        exchange = self.exchange
-        if self.committed or exchange is None or exchange.done():
-            return
-        if exchange.has_unread_bytes and not looked_again:
-            # The machine may have stood still: then timers come before what is waiting to be read.
-            exchange.loop.call_later(SECOND_LOOK_SECONDS, self.give_up_waiting, True)
-        else:
-            exchange.abort(FirstByteTimeout())
 
     # -- as it comes ---------------------------------------------------------------------------------------------------
 

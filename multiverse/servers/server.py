@@ -7,11 +7,15 @@ ejection, breaker.py) are counted apart. Every question has one predicate, and e
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 from multiverse.clock import Clock, unix_from_iso
 from multiverse.servers.breaker import Blame, Breaker, BreakerSettings
 from multiverse.servers.identity import Registration
 from multiverse.servers.lending import ANYBODY, Asker, Lending, Withheld
+
+if TYPE_CHECKING:
+    from multiverse.transport.messages import RequestForm
 
 __all__ = [
     "HEALTHY",
@@ -35,6 +39,8 @@ class Server:
         self, registration: Registration, breaker: BreakerSettings, clock: Clock, *, default_slots: int | None = None
     ) -> None:
         self.registration = registration
+        # How requests of one route, streamed or not, with one `Via` look, for whoever sends them.
+        self.forms: dict[tuple[str, bool, str], RequestForm] = {}
         self.lending = Lending(registration, clock)
         self._settings = breaker
         self._clock = clock
@@ -53,6 +59,7 @@ class Server:
     def change(self, registration: Registration) -> None:
         """Its owner tells us something else from now on."""
         self.registration = registration
+        self.forms.clear()
         self.lending.change(registration)
 
     def forget_health(self) -> None:

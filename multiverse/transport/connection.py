@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
+from multiverse.transport.alarm import Alarm
 from multiverse.transport.answers import AnswerReader
 from multiverse.transport.decoding import ContentDecoder, decoder_for
 from multiverse.transport.failures import BadAnswer, Disconnected, TransportError
@@ -33,6 +34,7 @@ class Connection(asyncio.Protocol):
         self.exchange: Exchange | None = None
         self.transport: asyncio.Transport | None = None
         self.inlet: asyncio.Transport | None = None
+        self.alarm = Alarm(loop)
         self.idle_until = 0.0
         self.closed = False
         self.spoke_first = False
@@ -88,6 +90,7 @@ class Connection(asyncio.Protocol):
         """The connection is gone; an answer that is not whole by now never will be."""
         self.closed = True
         self._pool.forget(self)
+        self.alarm.stop()
         self._reader.close()
         if self.exchange is not None and not self._reader.complete:
             self._end_badly(self.exchange, Disconnected())
@@ -112,7 +115,7 @@ class Connection(asyncio.Protocol):
         if head is None:
             return False
         self._head_delivered = True
-        if exchange.request.decompress and not (self._reader.complete and not self._reader.pieces):
+        if exchange.request.form.decompress and not (self._reader.complete and not self._reader.pieces):
             self._decoder = decoder_for(head.headers.get("content-encoding"))
         exchange.head_received(head)
         return self.exchange is exchange
@@ -244,11 +247,11 @@ class Connection(asyncio.Protocol):
         assert transport is not None
         request = exchange.request
         head, payload = exchange.head_bytes, request.payload
-        self._reader.expect(request.method)
+        self._reader.expect(request.form.method)
         self._decoder = None
         self._head_delivered = False
         self._end_after_hold = None
-        self.exchange = exchange
+        self.exchange = self.alarm.exchange = exchange
         if payload is None:
             transport.write(head)
         elif len(payload) <= SMALL_BODY_BYTES:
@@ -304,7 +307,7 @@ class Connection(asyncio.Protocol):
         self._pool.keep(self, at_most_seconds=reader.head.keep_alive_seconds)
 
     def _detach(self) -> None:
-        self.exchange = None
+        self.exchange = self.alarm.exchange = None
         self._drop_hold()
         if self._discard_timer is not None:
             self._discard_timer.cancel()
@@ -313,6 +316,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close at once; unsent and unread bytes are dropped."""
         self._detach()
+        self.alarm.stop()
         self.closed = True
         if self.transport is not None:
             self.transport.abort()

@@ -37,7 +37,7 @@ from multiverse.transport.exchange import Exchange
 from multiverse.transport.failures import Abandoned, BadAnswer, ConnectFailed, TransportError
 from multiverse.transport.messages import ServerRequest, ServerResponse
 from multiverse.transport.plain import server_request
-from multiverse.transport.pool import Pool, PoolKey
+from multiverse.transport.pool import Pool
 
 __all__ = ["Exchange", "StreamingHTTPClient"]
 
@@ -98,7 +98,7 @@ class StreamingHTTPClient(AsyncHTTPClient):
                 callback(HTTPResponse(plain, 599, error=failure, request_time=self.loop.time() - exchange.started_at))
             else:
                 response = cast(ServerResponse, future.result())
-                callback(response.as_tornado(plain, decompressed=wanted.decompress))
+                callback(response.as_tornado(plain, decompressed=wanted.form.decompress))
 
         exchange.add_done_callback(finished)
         self._begun_by_fetch_impl = exchange
@@ -129,23 +129,22 @@ class StreamingHTTPClient(AsyncHTTPClient):
         if self._closed:
             raise RuntimeError("fetch() called on a closed client")
         exchange = Exchange(request, self.loop)
-        endpoint = request.endpoint
-        key = (endpoint.scheme, endpoint.host, endpoint.port)
-        connection = self._pool.take(key)
+        connection = self._pool.take(request.form.pool_key)
         if connection is not None:
             exchange.reused = True
             exchange.use(connection)
         else:
-            task = exchange.wait_for_dial(self._dial(exchange, key))
+            task = exchange.wait_for_dial(self._dial(exchange))
             self._dialling[task] = exchange
             task.add_done_callback(self._dialling.pop)
         return exchange
 
-    async def _dial(self, exchange: Exchange, key: PoolKey) -> None:
-        """Open a connection for `exchange`; its timers watch over this task."""
+    async def _dial(self, exchange: Exchange) -> None:
+        """Open a connection for `exchange`; its alarm watches over this task."""
+        form = exchange.request.form
         try:
             inlet, connection = await self._dialler.dial(
-                exchange.request.endpoint, lambda: Connection(self._pool, key, self.loop)
+                form.endpoint, lambda: Connection(self._pool, form.pool_key, self.loop)
             )
         except Exception as error:
             exchange.dial = None
