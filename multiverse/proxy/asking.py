@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from multiverse.errors import GatewayError, ServerTimeout
 from multiverse.proxy.call import Call
-from multiverse.proxy.relay import Relay
 from multiverse.proxy.rewrite import replace_model, with_usage_asked
 from multiverse.servers.outgoing import request_headers
 from multiverse.servers.server import Server
 from multiverse.transport.messages import RequestForm, ServerRequest
+
+if TYPE_CHECKING:
+    from multiverse.proxy.relay import Relay
 
 STREAM = "Ask with `stream` set to true, which has no such limit, or for fewer tokens."
 REPORT_USAGE_WHEN_ASKED = ("/v1/chat/completions", "/v1/completions")

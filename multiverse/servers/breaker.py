@@ -66,7 +66,7 @@ class Breaker:
 
     def begin(self, moment: int) -> None:
         """An attempt begins; it is the trial if one is due."""
-        if self.trial_due:
+        if self._until is not None and self.trial_due:
             self._trial_moment = moment
 
     def end(self, began: int) -> None:

@@ -115,8 +115,9 @@ class Connection(asyncio.Protocol):
         if head is None:
             return False
         self._head_delivered = True
-        if exchange.request.form.decompress and not (self._reader.complete and not self._reader.pieces):
-            self._decoder = decoder_for(head.headers.get("content-encoding"))
+        encoding = head.headers.get("content-encoding")
+        if encoding and exchange.request.form.decompress and not (self._reader.complete and not self._reader.pieces):
+            self._decoder = decoder_for(encoding)
         exchange.head_received(head)
         return self.exchange is exchange
 
@@ -211,11 +212,10 @@ class Connection(asyncio.Protocol):
             if self.inlet is not None and not self.inlet.is_closing():
                 self.inlet.resume_reading()
 
-    def _drop_hold(self) -> None:
-        hold, self._hold = self._hold, None
-        if hold is not None:
-            hold.remove_done_callback(self._go_on)
-            _abandon(hold, is_ours=self._hold_is_ours)
+    def _drop_hold(self, hold: asyncio.Future[None]) -> None:
+        self._hold = None
+        hold.remove_done_callback(self._go_on)
+        _abandon(hold, is_ours=self._hold_is_ours)
 
     # -- one exchange after the other ----------------------------------------------------------------------------------
 
@@ -293,13 +293,8 @@ class Connection(asyncio.Protocol):
         """The answer is whole: give the connection back if it can serve again, else close it."""
         self._detach()
         reader, transport = self._reader, self.transport
-        if (
-            transport is None
-            or not self.usable
-            or not reader.keep_alive
-            or reader.extra_bytes
-            or transport.get_write_buffer_size() > 0
-        ):
+        in_order = self.usable and reader.keep_alive and not reader.extra_bytes
+        if transport is None or not in_order or transport.get_write_buffer_size() > 0:
             self.close()
             return
         self._read_on()
@@ -308,7 +303,8 @@ class Connection(asyncio.Protocol):
 
     def _detach(self) -> None:
         self.exchange = self.alarm.exchange = None
-        self._drop_hold()
+        if self._hold is not None:
+            self._drop_hold(self._hold)
         if self._discard_timer is not None:
             self._discard_timer.cancel()
             self._discard_timer = None
