@@ -42,20 +42,15 @@ class ForwardSettings:
     show_server_id: bool
 
 
-def plain_deadline(
-    call: Call, settings: ForwardSettings, end: Callable[[GatewayError], None]
-) -> asyncio.TimerHandle | None:
-    """Have a plain request ended, which cannot be kept alive, before somebody in front does; None for no limit."""
-    seconds = settings.plain_max_seconds
-    if seconds is None or call.stream:
-        return None
+def plain_deadline(seconds: float, end: Callable[[GatewayError], None]) -> asyncio.TimerHandle:
+    """Have a plain request ended, which cannot be kept alive, before somebody in front does."""
     error = ServerTimeout(f"No whole answer came within {seconds:g} s, the longest that is possible here. {STREAM}")
     return asyncio.get_running_loop().call_later(seconds, end, error)
 
 
 def body_asking_for_usage(call: Call, server: Server) -> bytes | None:
-    """The body that asks for usage on the client's behalf; None where it has asked, or where asking makes no sense."""
-    if not call.stream or server.refuses_usage or call.route not in REPORT_USAGE_WHEN_ASKED:
+    """A stream's body that asks for usage on the client's behalf; None where it has asked, or asking makes no sense."""
+    if server.refuses_usage or call.route not in REPORT_USAGE_WHEN_ASKED:
         return None
     return with_usage_asked(call.body)
 
@@ -69,14 +64,8 @@ def server_request(call: Call, server: Server, relay: Relay, body: bytes, settin
     own_items = [("X-Request-ID", call.request_id)]
     if story.trace is not None:
         own_items.append(("traceparent", story.trace.header(story.steps[-1].span_id)))
-    return ServerRequest(
-        server.forms.get((call.route, call.stream, call.via)) or _form(call, server, settings),
-        own_items=own_items,
-        body=body,
-        response_callback=relay.on_head,
-        streaming_callback=relay.on_data,
-        wants_response=False,
-    )
+    form = server.forms.get((call.route, call.stream, call.via)) or _form(call, server, settings)
+    return ServerRequest(form, own_items, body, relay.on_head, relay.on_data)
 
 
 def _form(call: Call, server: Server, settings: ForwardSettings) -> RequestForm:
@@ -97,6 +86,7 @@ def _form(call: Call, server: Server, settings: ForwardSettings) -> RequestForm:
         connect_timeout=settings.connect_timeout_seconds,
         content_timeout=settings.request_timeout_seconds,
         request_timeout=settings.stream_max_seconds if call.stream else None,
+        wants_response=False,
     )
     if len(call.route) <= LONGEST_REMEMBERED:
         if len(server.forms) >= FORMS_REMEMBERED:

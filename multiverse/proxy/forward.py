@@ -86,7 +86,7 @@ class Forwarding:
         self._proxy = proxy
         self._call, self.key_id = call, call.caller.key_id
         keepalive_seconds = proxy.settings.stream_keepalive_seconds if call.stream else 0
-        self._answer = Answer(reply, proxy.transport.loop, keepalive_seconds=keepalive_seconds)
+        self._answer = Answer(reply, proxy.transport.loop, keepalive_seconds)
         self._asker = Asker(call.asker, call.caller.weight, call.caller.is_admin)
         self._tried: list[Server] = []
         self._model_name, *self._further_models = call.models
@@ -95,7 +95,7 @@ class Forwarding:
         self._place: asyncio.Future[Attempt] | None = None
         self._ended_by: GatewayError | None = None
         self._client_left = False
-        self._over = False
+        self._over = self._settled = False
         self._account = Account(
             call, usage=proxy.usage, allowances=proxy.allowances, shares=proxy.queue.shares, clock=proxy.clock
         )
@@ -132,9 +132,11 @@ class Forwarding:
         proxy = self._proxy
         proxy.under_way.add(self)
         proxy.usage.admitted(self._call.caller.name)
+        deadline: asyncio.TimerHandle | None = None
         if self._call.stream:
             self._answer.keep_alive()
-        deadline = plain_deadline(self._call, proxy.settings, self.end_early)
+        elif proxy.settings.plain_max_seconds is not None:
+            deadline = plain_deadline(proxy.settings.plain_max_seconds, self.end_early)
         failure: tuple[GatewayError, bytes | None] | None = None
         try:
             try:
@@ -224,7 +226,7 @@ class Forwarding:
         self._tried.append(server)
         call.story.tried(self._proxy.clock.monotonic(), server.registration_id)
         self._account.asked(server)
-        body = body_asking_for_usage(call, server)
+        body = body_asking_for_usage(call, server) if call.stream else None
         verdict, committed = await self._exchange_with(server, body or call.body, drops_usage=body is not None)
         if body is not None and verdict is not None and verdict.usage_refused and not self._over:
             # It refuses what the client never asked for. That is no attempt: the request itself it has not seen yet.
@@ -240,16 +242,9 @@ class Forwarding:
         """One request to `server`; what failed, if anything did, and whether content had gone out by then."""
         self._answer.held_for_json = False
         settings = self._proxy.settings
+        answer, meter, headers = self._answer, self._account.meter, self._headers(server)
         relay = Relay(
-            self._call,
-            server,
-            self._answer,
-            self._account.meter,
-            settings,
-            client_headers=self._headers(server),
-            drops_usage=drops_usage,
-            on_commit=self._on_commit,
-            on_whole=self._on_whole,
+            self._call, server, answer, meter, settings, headers, drops_usage, self._on_commit, self._on_whole
         )
         request = server_request(self._call, server, relay, body, settings)
         exchange = self._exchange = self._proxy.transport.begin(request)
@@ -342,6 +337,9 @@ class Forwarding:
 
     def _settle(self, blame: Blame, reason: str) -> None:
         """End the attempt and write the usage row, once, whichever way the request ends."""
+        if self._settled:
+            return
+        self._settled = True
         # First what it has cost, then the slot: whose turn is next depends on it.
         self._account.settle(len(self._tried))
         if self._attempt is not None and self._attempt.end(blame, reason):

@@ -55,7 +55,6 @@ class Relay:
         answer: Answer,
         meter: Meter,
         settings: ForwardSettings,
-        *,
         client_headers: dict[str, str],
         drops_usage: bool,
         on_commit: Callable[[], None],
@@ -90,7 +89,7 @@ class Relay:
         content_type = self._content_type = head.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type == "text/event-stream":
             self._expect_events()
-        elif not is_html(head.headers):
+        elif content_type == "application/json" or not is_html(head.headers):
             self._is_good = True
             self._expect_document(content_type)
 

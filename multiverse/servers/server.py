@@ -163,12 +163,13 @@ class Server:
     @property
     def available(self) -> bool:
         """May it take a request now."""
-        return self.in_rotation and not self.full and not self.ejected
+        return self.in_rotation and not self.full and (self._breaker.closed or not self.ejected)
 
     @property
     def preferred(self) -> bool:
         """Whether nothing says that another one would be a better choice for the moment."""
-        return max(self._busy_until, self._avoided_until) <= self._clock.monotonic()
+        skipped_until = self._busy_until or self._avoided_until
+        return not skipped_until or self.skipped_until <= self._clock.monotonic()
 
     @property
     def skipped_until(self) -> float:

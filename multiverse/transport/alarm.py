@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class Alarm:
-    """Rings for `exchange`, the one under way; nobody hears it while that is None."""
+    """Rings for `exchange`, the one under way, at `moment`; nobody hears it while there is none."""
 
-    __slots__ = ("_loop", "_moment", "_timer", "exchange")
+    __slots__ = ("_loop", "_timer", "exchange", "moment")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, exchange: Exchange | None = None) -> None:
         self._loop = loop
-        self._moment = math.inf
+        self.moment = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self.exchange = exchange
 
@@ -32,18 +32,18 @@ class Alarm:
 
     def ring_by(self, moment: float) -> None:
         """Ring no later than at `moment`, in the loop's time; infinity asks for nothing."""
-        if moment < self._moment:
+        if moment < self.moment:
             self.stop()
             self._timer = self._loop.call_at(moment, self._ring)
-            self._moment = moment
+            self.moment = moment
 
     def stop(self) -> None:
         """Ring no more, until it is asked for again."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer, self._moment = None, math.inf
+            self._timer, self.moment = None, math.inf
 
     def _ring(self) -> None:
-        self._timer, self._moment = None, math.inf
+        self._timer, self.moment = None, math.inf
         if self.exchange is not None:
             self.exchange.look_at_deadlines(self)

@@ -90,9 +90,10 @@ class Exchange(asyncio.Future[Any]):
         self.connection = connection
         if self._dial_alarm is not None:
             self._end_dial()
-        self.sent_at = self.last_activity = self.loop.time()
+            self.sent_at = self.last_activity = self.loop.time()
         connection.start(self)
-        self._set(connection.alarm)
+        if connection.alarm.moment > self.started_at + self.request.form.shortest_timeout:
+            self._set(connection.alarm)
 
     def head_received(self, head: ResponseHead) -> None:
         """The final response head has come."""
@@ -128,7 +129,7 @@ class Exchange(asyncio.Future[Any]):
             self.set_result(self._response())
 
     def _response(self) -> ServerResponse | None:
-        if self.head is None or not self.request.wants_response:
+        if self.head is None or not self.request.form.wants_response:
             return None
         body = b"".join(self._collected)
         request_time = self.loop.time() - self.started_at

@@ -25,7 +25,7 @@ StreamingCallback = Callable[[bytes], Awaitable[None] | None]
 # RFC 9110 §5.6.2; §5.5 for what a field value may not hold.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(r"[/*][!-~]*")
-_CONTROL_CHARACTERS = bytes(code for code in (*range(32), 127) if code != ord("\t"))
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _WRITTEN_BY_THE_CLIENT = frozenset({"host", "content-length", "transfer-encoding"})
 _METHODS_WITH_A_BODY = frozenset({"POST", "PUT", "PATCH"})
 
@@ -64,7 +64,7 @@ class RequestForm:
     seconds, None = no limit: `connect_timeout` (name, TCP, TLS), `first_byte_timeout` (from sent to response head),
     `content_timeout` (from the beginning to the end, or until `Exchange.content_came`), `idle_timeout` (between two
     reads of the body), `request_timeout` (everything). `max_body_size` counts the body's bytes, decoded unless
-    `decompress` is false.
+    `decompress` is false. `wants_response` is false where nobody looks at the `ServerResponse`.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class RequestForm:
         max_body_size: int | None = None,
         host: str | None = None,
         decompress: bool = True,
+        wants_response: bool = True,
     ) -> None:
         self.endpoint = endpoint
         self.pool_key = endpoint.scheme, endpoint.host, endpoint.port
@@ -93,9 +94,12 @@ class RequestForm:
         self.content_timeout = content_timeout
         self.idle_timeout = idle_timeout
         self.request_timeout = request_timeout
+        limits = first_byte_timeout, content_timeout, idle_timeout, request_timeout
+        self.shortest_timeout = min((limit for limit in limits if limit is not None), default=math.inf)
         self.max_body_size = math.inf if max_body_size is None else max_body_size
         self.host = host or endpoint.authority
         self.decompress = decompress
+        self.wants_response = wants_response
 
     @cached_property
     def beginning(self) -> bytes:
@@ -105,15 +109,15 @@ class RequestForm:
         """
         if not _TOKEN.fullmatch(self.method) or not _TARGET.fullmatch(self.target):
             raise ValueError("the method must be a token, the target '/' and visible ASCII characters")
-        lines = [_line(f"{self.method} {self.target} HTTP/1.1"), _line(f"Host: {self.host}")]
-        return b"".join(lines) + _header_lines(self.header_items)
+        lines = f"{self.method} {self.target} HTTP/1.1\r\nHost: {_checked(self.host)}\r\n"
+        return lines.encode("latin-1") + _header_lines(self.header_items)
 
 
 class ServerRequest(HTTPRequest):
     """One request to a server.
 
     `own_items` are headers that differ from those of other requests of its `form`; the client itself writes
-    `Content-Length` after them. `wants_response` is false where nobody looks at the `ServerResponse`.
+    `Content-Length` after them.
 
     `response_callback` gets the `ResponseHead` before any of the body. `streaming_callback` gets the body's bytes,
     decoded unless the form says otherwise; an awaitable it returns holds reading back until it is done, and one that is
@@ -123,19 +127,16 @@ class ServerRequest(HTTPRequest):
     def __init__(
         self,
         form: RequestForm,
-        *,
         own_items: Sequence[tuple[str, str]] = (),
         body: bytes | None = None,
         response_callback: Callable[[ResponseHead], None] | None = None,
         streaming_callback: StreamingCallback | None = None,
-        wants_response: bool = True,
     ) -> None:
         self.form = form
         self.own_items = own_items
         self.payload = body
         self.response_callback = response_callback
         self.streaming_callback = streaming_callback
-        self.wants_response = wants_response
 
     @property
     def method(self) -> str:
@@ -180,7 +181,7 @@ class ServerRequest(HTTPRequest):
     def head(self) -> bytes:
         """The request line and headers, as sent. Raises ValueError as `RequestForm.beginning` does."""
         form, payload = self.form, self.payload
-        own_lines = _header_lines(self.own_items) if self.own_items else b""
+        own_lines = _header_lines(self.own_items)
         if payload is None and form.method not in _METHODS_WITH_A_BODY:
             return form.beginning + own_lines + b"\r\n"
         # RFC 9110 §8.6: say so even when it is empty.
@@ -188,14 +189,17 @@ class ServerRequest(HTTPRequest):
 
 
 def _header_lines(items: Sequence[tuple[str, str]]) -> bytes:
-    return b"".join([_line(f"{_header_name(name)}: {value}") for name, value in items])
+    lines = ""
+    for name, value in items:
+        lines += f"{_header_name(name)}: {_checked(value)}\r\n"
+    return lines.encode("latin-1")
 
 
-def _line(text: str) -> bytes:
-    data = text.encode("latin-1")
-    if len(data.translate(None, _CONTROL_CHARACTERS)) != len(data):
+def _checked(value: str) -> str:
+    """`value`, if it may stand in one line of a head."""
+    if not value.isprintable() and _CONTROL_CHARACTER.search(value):
         raise ValueError("a header holds a line break or another control character")
-    return data + b"\r\n"
+    return value
 
 
 @lru_cache(maxsize=256)

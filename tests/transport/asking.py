@@ -21,7 +21,7 @@ from tests.peers import ScriptedPeer
 Value = TypeVar("Value")
 
 POLL_SECONDS = 0.002
-OF_ONE_REQUEST = ("own_items", "body", "response_callback", "streaming_callback", "wants_response")
+OF_ONE_REQUEST = ("own_items", "body", "response_callback", "streaming_callback")
 
 
 def request_to(peer: ScriptedPeer | str, target: str = "/v1/x", **settings: Any) -> ServerRequest:
