@@ -86,7 +86,10 @@ class Relay:
         self._head = head
         if not 200 <= head.status < 300 or tunnel_reason(head.status, head.headers) is not None:
             return
-        content_type = self._content_type = head.headers.get("content-type", "").partition(";")[0].strip().lower()
+        content_type = head.headers.get("content-type", "")
+        if content_type != "application/json":
+            content_type = content_type.partition(";")[0].strip().lower()
+        self._content_type = content_type
         if content_type == "text/event-stream":
             self._expect_events()
         elif content_type == "application/json" or not is_html(head.headers):
@@ -132,11 +135,10 @@ class Relay:
     def _collect(self, data: bytes) -> None:
         self._collected.append(data)
         self._collected_size += len(data)
-        max_body_size = self._settings.max_response_body_size
-        if self._collected_size > min(max_body_size, MAX_ERROR_BODY_BYTES):
-            good = self._head is not None and 200 <= self._head.status < 300
-            if not good or self._collected_size > max_body_size:
-                raise AnswerTooLarge()
+        if self._collected_size > self._settings.max_response_body_size:
+            raise AnswerTooLarge()
+        if self._collected_size > MAX_ERROR_BODY_BYTES and not (self._head and 200 <= self._head.status < 300):
+            raise AnswerTooLarge()
 
     def _pass_on(self, block: bytes) -> Awaitable[None] | None:
         if not self.committed:
