@@ -8,18 +8,19 @@ The life of an `Exchange` (one request and its answer)::
 
     fetch() ──► DIALLING ──► SENT ──► BODY ──► done: the future holds the ServerResponse
        │ idle       │          │        │
-       │ connection │ connect  │ first  │ idle      request_timeout runs over all of them;
-       └────────────┼──► SENT  │ byte   │           cancel() or abort() end it in any state,
-                    ▼          ▼        ▼           and close the connection at once
-                 failed: the future holds a TransportError
+       │ connection │ connect  │ first  │ idle      request_timeout runs over all of them,
+       └────────────┼──► SENT  │ byte   │           content_timeout until content_came();
+                    ▼          ▼        ▼           cancel() or abort() end it in any state,
+                 failed: the future holds a TransportError        and close the connection at once
 
 A connection belongs to one exchange at a time. It goes back to the pool only after a whole answer that allows it
 (RFC 9112 §9.3), with nothing unsent and nothing unread. One that closed while idle is never used, and a request whose
 bytes were written is never written again. In BODY, an awaitable from `streaming_callback` holds reading back; the end
 of the answer waits for it, too.
 
-The parts: `exchange.py` (the future and its timers), `connection.py` (flow), `answers.py` (parsing), `decoding.py`,
-`pool.py`, `dialling.py` with `resolving.py` and `addresses.py`, `plain.py` (Tornado's own requests).
+The parts: `exchange.py` (the future and its deadlines), `alarm.py` (their timer), `connection.py` (flow), `answers.py`
+(parsing), `decoding.py`, `pool.py`, `dialling.py` with `resolving.py` and `addresses.py`, `plain.py` (Tornado's own
+requests).
 """
 
 from __future__ import annotations
