@@ -5,14 +5,23 @@ What reaches a real server, and what a client's own headers are worth, is in tes
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 from hypothesis import example, given
 from hypothesis import strategies as some
 
+from multiverse.clock import Clock
+from multiverse.people.keys import NOBODY
+from multiverse.proxy.asking import FORMS_REMEMBERED, LONGEST_REMEMBERED, ForwardSettings, server_request
+from multiverse.proxy.call import Call
+from multiverse.proxy.relay import Relay
 from multiverse.servers.outgoing import USER_AGENT, request_headers
-from multiverse.transport.messages import ServerRequest
+from multiverse.servers.server import Server
+from multiverse.transport.messages import RequestForm, ServerRequest
 from multiverse.web.handlers.staged import REQUEST_ID
 from multiverse.web.schemas import RegisterSchema, load
-from tests.bench import MODEL, UNHURRIED, build_registration
+from tests.bench import MODEL, UNHURRIED, build_registration, build_server
 
 ALLOWED = {
     *("Host", "Content-Length", "User-Agent", "Accept", "Accept-Encoding", "Via", "ngrok-skip-browser-warning"),
@@ -29,7 +38,8 @@ def head_of(api_key: str | None, request_id: str | None, via: str = VIA, body: b
     items = request_headers(registration, via=via, content_type="application/json")
     own = [] if request_id is None else [("X-Request-ID", request_id)]
     target = "/v1/chat/completions"
-    request = ServerRequest(registration.endpoint, target, method="POST", header_items=items, own_items=own, body=body)
+    form = RequestForm(registration.endpoint, target, method="POST", header_items=items)
+    request = ServerRequest(form, own_items=own, body=body)
     try:
         return request.head()
     except ValueError:
@@ -81,3 +91,62 @@ def test_every_request_id_that_is_kept_can_be_sent(request_id: str) -> None:
     head = head_of(None, request_id)
     assert head is not None
     assert lines_of(head)["X-Request-ID"] == request_id
+
+
+# -- what is remembered of requests that look alike
+
+RELAY = cast(Relay, SimpleNamespace(on_head=id, on_data=id))
+SETTINGS = ForwardSettings(
+    max_attempts=1,
+    connect_timeout_seconds=1.0,
+    request_timeout_seconds=2.0,
+    stream_idle_timeout_seconds=3.0,
+    stream_max_seconds=4.0,
+    plain_max_seconds=None,
+    stream_keepalive_seconds=5.0,
+    max_response_body_size=6,
+    max_event_size=7,
+    show_server_id=True,
+)
+
+
+def sent_to(server: Server, route: str, request_id: str = "id", *, stream: bool = False) -> dict[str, str]:
+    """The head of a forwarded request."""
+    call = Call(
+        request_id=request_id,
+        route=route,
+        body=b"{}",
+        model_name=MODEL,
+        models=(MODEL,),
+        stream=stream,
+        caller=NOBODY,
+        asker="",
+        allowance=None,
+        client_address="",
+        via=VIA,
+        started_seconds=0.0,
+    )
+    head = server_request(call, server, RELAY, call.body, SETTINGS).head()
+    return lines_of(head.replace(route.encode(), b"/v1/chat/completions", 1))
+
+
+def test_what_requests_have_in_common_is_forgotten_with_the_registration() -> None:
+    server = build_server(Clock(), api_key="old")
+    route = "/v1/chat/completions"
+    assert [sent_to(server, route, name)["X-Request-ID"] for name in ("one", "two")] == ["one", "two"]
+    assert sent_to(server, route)["Accept"] == "application/json"
+    assert sent_to(server, route, stream=True)["Accept"] == "text/event-stream"
+    assert sent_to(server, "/v1/audio/speech")["Accept"] == "*/*"
+    server.change(build_registration(api_key="new", endpoint_url="http://elsewhere.example:81"))
+    sent = sent_to(server, route)
+    assert (sent["Authorization"], sent["Host"]) == ("Bearer new", "elsewhere.example:81")
+
+
+def test_what_clients_make_up_does_not_fill_the_memory() -> None:
+    server = build_server(Clock())
+    for number in range(3 * FORMS_REMEMBERED):
+        sent_to(server, f"/v1/route{number}")
+    assert 0 < len(server.forms) <= FORMS_REMEMBERED
+    server.forms.clear()
+    sent_to(server, "/v1/" + "x" * LONGEST_REMEMBERED)
+    assert not server.forms

@@ -65,7 +65,7 @@ NOT_FOR_THE_TABLE = {
     "transport.answers": {"MAX_REASON_LENGTH"},
     "transport.connection": {"SMALL_BODY_BYTES"},
     "transport.exchange": {"SECOND_LOOK_SECONDS"},
-    "transport.messages": {"LONGEST_REMEMBERED"},
+    "proxy.asking": {"LONGEST_REMEMBERED"},
     "transport.plain": {"MAX_BODY_BYTES"},
     "transport.pool": {"REAP_SECONDS"},
     "web.app": {"NO_LIMIT"},

@@ -12,7 +12,7 @@ from multiverse.notices.wording import Notice
 from multiverse.servers.outgoing import USER_AGENT
 from multiverse.transport.failures import TransportError
 from multiverse.transport.http import StreamingHTTPClient
-from multiverse.transport.messages import ServerRequest
+from multiverse.transport.messages import RequestForm, ServerRequest
 from multiverse.transport.plain import endpoint_and_target
 
 CONNECT_SECONDS, WHOLE_SECONDS = 5.0, 15.0
@@ -23,14 +23,8 @@ class Webhook:
     """Posts to `address`. Raises ValueError for what is no http or https address."""
 
     def __init__(self, address: str, *, transport: StreamingHTTPClient) -> None:
-        self._endpoint, self._target = endpoint_and_target(address)
-        self._transport = transport
-
-    async def send(self, notice: Notice) -> None:
-        """Post it; any 2xx is well. Raises SendingFailed."""
-        request = ServerRequest(
-            self._endpoint,
-            self._target,
+        self._form = RequestForm(
+            *endpoint_and_target(address),
             method="POST",
             header_items=[
                 ("User-Agent", USER_AGENT),
@@ -38,11 +32,15 @@ class Webhook:
                 ("Accept-Encoding", "identity"),
                 ("Content-Type", "application/json"),
             ],
-            body=body_of(notice),
             connect_timeout=CONNECT_SECONDS,
             request_timeout=WHOLE_SECONDS,
             max_body_size=MAX_ANSWER_BYTES,
         )
+        self._transport = transport
+
+    async def send(self, notice: Notice) -> None:
+        """Post it; any 2xx is well. Raises SendingFailed."""
+        request = ServerRequest(self._form, body=body_of(notice))
         try:
             response = await self._transport.fetch(request)
         except TransportError as error:

@@ -26,10 +26,10 @@ EVENT_STREAM_HEADERS = {
 class Answer:
     """Writes the answer of one request. `keepalive_seconds` is the longest silence of a stream; 0 = no comments."""
 
-    def __init__(self, reply: Reply, *, keepalive_seconds: float) -> None:
+    def __init__(self, reply: Reply, loop: asyncio.AbstractEventLoop, keepalive_seconds: float) -> None:
         self._reply = reply
         self._keepalive_seconds = keepalive_seconds
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._last_written = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._blocked: asyncio.Future[None] | None = None
@@ -101,5 +101,6 @@ class Answer:
         self.finish_stream(event)
 
     def _end(self) -> None:
-        self.stop()
+        if self._timer is not None:
+            self.stop()
         self.started = self.finished = True

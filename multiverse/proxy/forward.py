@@ -85,7 +85,9 @@ class Forwarding:
     def __init__(self, proxy: Proxy, call: Call, reply: Reply) -> None:
         self._proxy = proxy
         self._call, self.key_id = call, call.caller.key_id
-        self._answer = Answer(reply, keepalive_seconds=proxy.settings.stream_keepalive_seconds if call.stream else 0)
+        keepalive_seconds = proxy.settings.stream_keepalive_seconds if call.stream else 0
+        self._answer = Answer(reply, proxy.transport.loop, keepalive_seconds)
+        self._asker = Asker(call.asker, call.caller.weight, call.caller.is_admin)
         self._tried: list[Server] = []
         self._model_name, *self._further_models = call.models
         self._attempt: Attempt | None = None
@@ -93,6 +95,7 @@ class Forwarding:
         self._place: asyncio.Future[Attempt] | None = None
         self._ended_by: GatewayError | None = None
         self._client_left = False
+        self._over = self._settled = False
         self._account = Account(
             call, usage=proxy.usage, allowances=proxy.allowances, shares=proxy.queue.shares, clock=proxy.clock
         )
@@ -115,14 +118,11 @@ class Forwarding:
         self._abandon()
 
     def _abandon(self) -> None:
+        self._over = True
         if self._place is not None:
             self._place.cancel()
         if self._exchange is not None:
             self._exchange.abort(Abandoned())
-
-    @property
-    def _over(self) -> bool:
-        return self._client_left or self._ended_by is not None
 
     async def run(self) -> None:
         """Forward until the client has an answer.
@@ -132,11 +132,21 @@ class Forwarding:
         proxy = self._proxy
         proxy.under_way.add(self)
         proxy.usage.admitted(self._call.caller.name)
+        deadline: asyncio.TimerHandle | None = None
         if self._call.stream:
             self._answer.keep_alive()
-        deadline = plain_deadline(self._call, proxy.settings, self.end_early)
+        elif proxy.settings.plain_max_seconds is not None:
+            deadline = plain_deadline(proxy.settings.plain_max_seconds, self.end_early)
+        failure: tuple[GatewayError, bytes | None] | None = None
         try:
-            failure = await self._failure()
+            try:
+                verdict = await self._ask_one_after_the_other()
+                if verdict is not None:
+                    failure = verdict.error, verdict.body
+            except GatewayError as error:
+                failure = error, None
+            except (Exception, asyncio.CancelledError) as error:
+                failure = self._own_mistake(error), None
             if failure is not None:
                 self._end_with(*failure)
         finally:
@@ -146,24 +156,18 @@ class Forwarding:
             self._settle(Blame.NONE, "")
             proxy.under_way.discard(self)
 
-    async def _failure(self) -> tuple[GatewayError, bytes | None] | None:
-        """Do the work; None when the client has its answer, else the error for it and a server's own body."""
-        try:
-            verdict = await self._ask_one_after_the_other()
-        except GatewayError as error:
-            return error, None
-        except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and is_cancelled_itself():
-                raise
-            LOG.exception("request failed inside the gateway", extra={"fields": {"request_id": self._call.request_id}})
-            return InternalError("The gateway failed while handling this request; its log has the details."), None
-        return None if verdict is None else (verdict.error, verdict.body)
+    def _own_mistake(self, error: BaseException) -> InternalError:
+        """What the client is told of an `error` that nobody expected; not if it is this task that was cancelled."""
+        if isinstance(error, asyncio.CancelledError) and is_cancelled_itself():
+            raise error
+        LOG.exception("request failed inside the gateway", extra={"fields": {"request_id": self._call.request_id}})
+        return InternalError("The gateway failed while handling this request; its log has the details.")
 
     async def _ask_one_after_the_other(self) -> Verdict | None:
         worst: Verdict | None = None
         while len(self._tried) < self._proxy.settings.max_attempts:
             try:
-                self._attempt = await self._next_place()
+                self._attempt = self._free_place() or await self._place_in_queue()
             except GatewayError as error:
                 if self._falls_back(error):
                     continue
@@ -186,31 +190,35 @@ class Forwarding:
         self._model_name = self._further_models.pop(0)
         return True
 
-    async def _next_place(self) -> Attempt:
+    def _free_place(self) -> Attempt | None:
+        """An attempt on the server whose turn it is; None when all are full."""
         if self._over:
-            raise self._ended_by or InternalError("The client left.")
+            raise self._end()
+        return self._proxy.queue.place(self._model_name, self._tried, self._asker)
+
+    async def _place_in_queue(self) -> Attempt:
+        """The attempt that the queue gives, sooner or later."""
         queue, model_name = self._proxy.queue, self._model_name
-        caller = self._call.caller
-        asker = Asker(self._call.asker, caller.weight, caller.is_admin)
-        attempt = queue.place(model_name, self._tried, asker)
-        if attempt is None:
-            entered = self._proxy.clock.monotonic()
-            waited_seconds = self._account.record.queue_ms / 1000  # before, for a server that then failed
-            place = self._place = queue.join(model_name, self._tried, asker, waited_seconds)
-            self._answer.beside_keep_alive = lambda: queued_comment(queue.standing(model_name, place))
-            try:
-                attempt = await place
-            except asyncio.CancelledError:
-                if not self._over:
-                    raise
-                raise self._ended_by or InternalError("The client left.") from None
-            finally:
-                self._place = self._answer.beside_keep_alive = None
-                self._account.waited(entered)
+        entered = self._proxy.clock.monotonic()
+        waited_seconds = self._account.record.queue_ms / 1000  # before, for a server that then failed
+        place = self._place = queue.join(model_name, self._tried, self._asker, waited_seconds)
+        self._answer.beside_keep_alive = lambda: queued_comment(queue.standing(model_name, place))
+        try:
+            attempt = await place
+        except asyncio.CancelledError:
+            if not self._over:
+                raise
+            raise self._end() from None
+        finally:
+            self._place = self._answer.beside_keep_alive = None
+            self._account.waited(entered)
         if self._over:
             attempt.end(Blame.NONE)
-            raise self._ended_by or InternalError("The client left.")
+            raise self._end()
         return attempt
+
+    def _end(self) -> GatewayError:
+        return self._ended_by or InternalError("The client left.")
 
     async def _ask(self, attempt: Attempt) -> Verdict | None:
         """One attempt; None when the client has its answer."""
@@ -218,7 +226,7 @@ class Forwarding:
         self._tried.append(server)
         call.story.tried(self._proxy.clock.monotonic(), server.registration_id)
         self._account.asked(server)
-        body = body_asking_for_usage(call, server)
+        body = body_asking_for_usage(call, server) if call.stream else None
         verdict, committed = await self._exchange_with(server, body or call.body, drops_usage=body is not None)
         if body is not None and verdict is not None and verdict.usage_refused and not self._over:
             # It refuses what the client never asked for. That is no attempt: the request itself it has not seen yet.
@@ -234,11 +242,13 @@ class Forwarding:
         """One request to `server`; what failed, if anything did, and whether content had gone out by then."""
         self._answer.held_for_json = False
         settings = self._proxy.settings
-        relay = self._relay(server, drops_usage=drops_usage)
+        answer, meter, headers = self._answer, self._account.meter, self._headers(server)
+        relay = Relay(
+            self._call, server, answer, meter, settings, headers, drops_usage, self._on_commit, self._on_whole
+        )
         request = server_request(self._call, server, relay, body, settings)
         exchange = self._exchange = self._proxy.transport.begin(request)
         relay.exchange = exchange
-        patience = asyncio.get_running_loop().call_later(settings.request_timeout_seconds, relay.give_up_waiting)
         try:
             await exchange
             verdict = relay.finish()
@@ -249,25 +259,9 @@ class Forwarding:
             if self._answer.finished:
                 verdict = None  # Broke after the client had its whole answer: nobody's loss.
         finally:
-            patience.cancel()
             self._exchange = None
             relay.exchange = None  # They know each other, and the whole request with them.
         return verdict, relay.committed
-
-    def _relay(self, server: Server, *, drops_usage: bool) -> Relay:
-        settings = self._proxy.settings
-        return Relay(
-            self._call,
-            server,
-            self._answer,
-            self._account.meter,
-            client_headers=self._headers(server),
-            max_body_size=settings.max_response_body_size,
-            max_event_size=settings.max_event_size,
-            drops_usage=drops_usage,
-            on_commit=self._on_commit,
-            on_whole=self._on_whole,
-        )
 
     def _headers(self, server: Server) -> dict[str, str]:
         """What the answer says of where it comes from."""
@@ -283,7 +277,7 @@ class Forwarding:
     def _on_commit(self) -> None:
         self._account.committed()
         if self._exchange is not None and not self._exchange.done():
-            self._exchange.set_idle_timeout(self._proxy.settings.stream_idle_timeout_seconds)
+            self._exchange.content_came(self._proxy.settings.stream_idle_timeout_seconds)
 
     def _on_whole(self, blame: Blame, reason: str) -> None:
         """The client is about to have all that will come: count out before the last byte is visible."""
@@ -343,6 +337,9 @@ class Forwarding:
 
     def _settle(self, blame: Blame, reason: str) -> None:
         """End the attempt and write the usage row, once, whichever way the request ends."""
+        if self._settled:
+            return
+        self._settled = True
         # First what it has cost, then the slot: whose turn is next depends on it.
         self._account.settle(len(self._tried))
         if self._attempt is not None and self._attempt.end(blame, reason):

@@ -95,27 +95,22 @@ class Meter:
             return False
         usage = found.usage or (found.response.usage if found.response else None)
         if usage is not None:
-            self._take_over(
-                _count(usage.prompt_tokens, usage.input_tokens), _count(usage.completion_tokens, usage.output_tokens)
-            )
+            self._take_over(usage)
         return True
 
-    def _take_over(self, prompt_tokens: int | None, completion_tokens: int | None) -> None:
+    def _take_over(self, usage: TokenCounts) -> None:
         # Some servers report with every event, and the last report may be an empty one.
-        if prompt_tokens is not None:
-            self.prompt_tokens, self.reported = prompt_tokens, True
-        if completion_tokens is not None:
-            self.completion_tokens, self.reported = completion_tokens, True
+        prompt_tokens = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
+        if prompt_tokens is not None and prompt_tokens >= 0:
+            self.prompt_tokens, self.reported = min(prompt_tokens, MOST_TOKENS), True
+        completion_tokens = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
+        if completion_tokens is not None and completion_tokens >= 0:
+            self.completion_tokens, self.reported = min(completion_tokens, MOST_TOKENS), True
 
     def estimate(self) -> None:
         """A stream without `usage`: servers send about one token in an event, the last ones carry none."""
         if not self.reported and self.completion_tokens is None and self.data_events:
             self.completion_tokens = max(self.data_events - 2, 1)
-
-
-def _count(first: int | None, second: int | None) -> int | None:
-    value = first if first is not None else second
-    return min(value, MOST_TOKENS) if value is not None and value >= 0 else None
 
 
 def is_json_container(document: bytes) -> bool:

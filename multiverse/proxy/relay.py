@@ -18,11 +18,11 @@ from multiverse.proxy.sse import DONE_EVENT, EventReader, EventTooLarge, has_dat
 from multiverse.proxy.verdicts import BROKE_OFF, Verdict, answer_verdict, bad_answer_verdict
 from multiverse.servers.server import Blame, Server
 from multiverse.servers.tunnels import is_html, tunnel_reason
-from multiverse.transport.exchange import SECOND_LOOK_SECONDS
-from multiverse.transport.failures import AnswerTooLarge, FirstByteTimeout
+from multiverse.transport.failures import AnswerTooLarge
 from multiverse.transport.messages import ResponseHead
 
 if TYPE_CHECKING:
+    from multiverse.proxy.asking import ForwardSettings
     from multiverse.transport.http import Exchange
 
 JSON_HEADERS = {"Content-Type": "application/json"}
@@ -54,10 +54,8 @@ class Relay:
         server: Server,
         answer: Answer,
         meter: Meter,
-        *,
+        settings: ForwardSettings,
         client_headers: dict[str, str],
-        max_body_size: int,
-        max_event_size: int,
         drops_usage: bool,
         on_commit: Callable[[], None],
         on_whole: Callable[[Blame, str], None],
@@ -65,68 +63,58 @@ class Relay:
         self._call = call
         self._server = server
         self._answer = answer
+        self._settings = settings
         self._client_headers = client_headers
-        self._max_body_size = max_body_size
-        self._max_event_size = max_event_size
         self._drops_usage = drops_usage
         self._meter = meter
         self._on_commit = on_commit
         self._on_whole = on_whole
         self._head: ResponseHead | None = None
         self._content_type = ""
-        self._is_good = False
+        self._is_good = False  # A document that is worth reading.
         self._is_events = False
+        self._is_audio = False
         self._collected: list[bytes] = []
         self._collected_size = 0
         self.exchange: Exchange | None = None
         self.committed = False
-
-    def give_up_waiting(self, looked_again: bool = False) -> None:
-        """The time to the first event, or to the whole of a plain answer, is over."""
-        exchange = self.exchange
-        if self.committed or exchange is None or exchange.done():
-            return
-        if exchange.has_unread_bytes and not looked_again:
-            # The machine may have stood still: then timers come before what is waiting to be read.
-            exchange.loop.call_later(SECOND_LOOK_SECONDS, self.give_up_waiting, True)
-        else:
-            exchange.abort(FirstByteTimeout())
 
     # -- as it comes ---------------------------------------------------------------------------------------------------
 
     def on_head(self, head: ResponseHead) -> None:
         """Status and headers have come. Raises Refused for what can be refused without its body."""
         self._head = head
-        content_type = self._content_type = head.headers.get("content-type", "").partition(";")[0].strip().lower()
-        self._is_good = 200 <= head.status < 300 and tunnel_reason(head.status, head.headers) is None
-        if not self._is_good:
+        if not 200 <= head.status < 300 or tunnel_reason(head.status, head.headers) is not None:
             return
+        content_type = head.headers.get("content-type", "")
+        if content_type != "application/json":
+            content_type = content_type.partition(";")[0].strip().lower()
+        self._content_type = content_type
         if content_type == "text/event-stream":
             self._expect_events()
-        elif not is_html(head.headers):
+        elif content_type == "application/json" or not is_html(head.headers):
+            self._is_good = True
             self._expect_document(content_type)
 
     def _expect_events(self) -> None:
         if not self._call.stream:
             raise Refused(bad_answer_verdict("the server answers a plain request with a stream of events"))
         self._is_events = True
-        self._reader = EventReader(self._max_event_size)
+        self._reader = EventReader(self._settings.max_event_size)
         self._watch = StreamWatch(whole_when(self._call.route), self._meter, drops_usage=self._drops_usage)
 
     def _expect_document(self, content_type: str) -> None:
-        if not (content_type in ("application/json", "") or self._is_audio(content_type)):
-            raise Refused(
-                bad_answer_verdict(f"the server answers with the type '{content_type[:100]}' instead of JSON")
+        if content_type not in ("application/json", ""):
+            self._is_audio = self._call.route.startswith("/v1/audio/") and (
+                content_type.startswith("audio/") or content_type == "application/octet-stream"
             )
+            if not self._is_audio:
+                reason = f"the server answers with the type '{content_type[:100]}' instead of JSON"
+                raise Refused(bad_answer_verdict(reason))
         if self._call.stream and self._answer.started:
             reason = "the server does not stream: it answers a streamed request with plain JSON"
             raise Refused(replace(bad_answer_verdict(reason), blame=Blame.NONE))
         self._answer.held_for_json = True
-
-    def _is_audio(self, content_type: str) -> bool:
-        if not self._call.route.startswith("/v1/audio/"):
-            return False
-        return content_type.startswith("audio/") or content_type == "application/octet-stream"
 
     def on_data(self, data: bytes) -> Awaitable[None] | None:
         """Bytes of the body have come; an awaitable holds the server back while the client does not keep up."""
@@ -147,10 +135,10 @@ class Relay:
     def _collect(self, data: bytes) -> None:
         self._collected.append(data)
         self._collected_size += len(data)
-        if self._collected_size > min(self._max_body_size, MAX_ERROR_BODY_BYTES):
-            good = self._head is not None and 200 <= self._head.status < 300
-            if not good or self._collected_size > self._max_body_size:
-                raise AnswerTooLarge()
+        if self._collected_size > self._settings.max_response_body_size:
+            raise AnswerTooLarge()
+        if self._collected_size > MAX_ERROR_BODY_BYTES and not (self._head and 200 <= self._head.status < 300):
+            raise AnswerTooLarge()
 
     def _pass_on(self, block: bytes) -> Awaitable[None] | None:
         if not self.committed:
@@ -207,13 +195,13 @@ class Relay:
         assert head is not None
         body = b"".join(self._collected)
         self._answer.held_for_json = False
-        if not self._is_good or is_html(head.headers, body):
+        if self._is_good and not self._is_audio and self._meter.read_usage(body):
+            headers = JSON_HEADERS
+        elif not self._is_good or is_html(head.headers, body):
             asked_for = self._server.registration.served_model_name or self._server.registration.model_name
             return answer_verdict(head.status, head.headers, body, asked_for)
-        if self._is_audio(self._content_type):
+        elif self._is_audio:
             headers = {"Content-Type": self._content_type, "Content-Disposition": "attachment"}
-        elif self._meter.read_usage(body):
-            headers = JSON_HEADERS
         else:
             return bad_answer_verdict("the server's answer is not valid JSON")
         self.committed = True

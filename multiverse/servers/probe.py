@@ -17,7 +17,7 @@ from multiverse.servers.outgoing import request_headers
 from multiverse.servers.tunnels import is_html, tunnel_reason
 from multiverse.transport.failures import AnswerTimeout, ConnectTimeout, TransportError
 from multiverse.transport.http import StreamingHTTPClient
-from multiverse.transport.messages import ServerRequest
+from multiverse.transport.messages import RequestForm, ServerRequest
 
 MAX_PROBE_BODY_BYTES = 4 * 1024 * 1024
 MOST_SLOTS = 4096
@@ -132,16 +132,15 @@ class Prober:
     async def _get(self, registration: Registration, route: str, deadline: float) -> tuple[int, dict[str, str], bytes]:
         endpoint = registration.endpoint
         seconds = max(deadline - self._clock.monotonic(), 0.0)
-        response = await self._transport.fetch(
-            ServerRequest(
-                endpoint,
-                endpoint.path + route,
-                header_items=request_headers(registration, via=self._via),
-                connect_timeout=seconds,
-                request_timeout=seconds,
-                max_body_size=MAX_PROBE_BODY_BYTES,
-            )
+        form = RequestForm(
+            endpoint,
+            endpoint.path + route,
+            header_items=request_headers(registration, via=self._via),
+            connect_timeout=seconds,
+            request_timeout=seconds,
+            max_body_size=MAX_PROBE_BODY_BYTES,
         )
+        response = await self._transport.fetch(ServerRequest(form))
         headers: dict[str, str] = response.head.headers  # type: ignore[attr-defined]
         return response.code, headers, response.body
 

@@ -39,13 +39,6 @@ class Rotation:
         if position < self.next_position:
             self.next_position -= 1
 
-    def in_turn(self) -> Iterator[tuple[int, Server]]:
-        """All servers once, beginning with the one whose turn it is."""
-        count = len(self.servers)
-        for offset in range(count):
-            position = (self.next_position + offset) % count
-            yield position, self.servers[position]
-
 
 class Registry:
     """All registered servers. `least_busy` picks by in-flight over slots instead of in turn."""
@@ -169,7 +162,10 @@ class Registry:
 
     def _pick_in_turn(self, rotation: Rotation, tried: Collection[Server], asker: Asker) -> Server | None:
         second_choice: tuple[int, Server] | None = None
-        for position, server in rotation.in_turn():
+        servers, turn = rotation.servers, rotation.next_position
+        for offset in range(len(servers)):
+            position = (turn + offset) % len(servers)
+            server = servers[position]
             if (server.lending.restricted and not server.admits(asker)) or not server.available or server in tried:
                 continue
             if server.preferred:

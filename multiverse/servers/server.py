@@ -7,16 +7,22 @@ ejection, breaker.py) are counted apart. Every question has one predicate, and e
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
-from multiverse.clock import Clock, unix_from_iso
+from multiverse.clock import Clock, iso_from_unix, unix_from_iso
+from multiverse.servers.attempt import Attempt
 from multiverse.servers.breaker import Blame, Breaker, BreakerSettings
 from multiverse.servers.identity import Registration
 from multiverse.servers.lending import ANYBODY, Asker, Lending, Withheld
+
+if TYPE_CHECKING:
+    from multiverse.transport.messages import RequestForm
 
 __all__ = [
     "HEALTHY",
     "UNHEALTHY",
     "UNKNOWN",
+    "Attempt",
     "Blame",
     "BreakerSettings",
     "Registration",
@@ -35,6 +41,8 @@ class Server:
         self, registration: Registration, breaker: BreakerSettings, clock: Clock, *, default_slots: int | None = None
     ) -> None:
         self.registration = registration
+        # How requests of one route, streamed or not, with one `Via` look, for whoever sends them.
+        self.forms: dict[tuple[str, bool, str], RequestForm] = {}
         self.lending = Lending(registration, clock)
         self._settings = breaker
         self._clock = clock
@@ -43,7 +51,8 @@ class Server:
         self.registered = True
         self.in_flight = 0
         self.owners_in_flight = 0
-        self.last_successful_request_at: str | None = None
+        self._last_success_at: str | None = None
+        self._last_success_unix: float | None = None  # Newer than the text, which is made of it when somebody asks.
         self.last_checked_at: str | None = None
         self.response_time_ms: float | None = None
         self.next_probe_seconds = self.usual_probe_seconds = float("-inf")
@@ -53,6 +62,7 @@ class Server:
     def change(self, registration: Registration) -> None:
         """Its owner tells us something else from now on."""
         self.registration = registration
+        self.forms.clear()
         self.lending.change(registration)
 
     def forget_health(self) -> None:
@@ -90,6 +100,17 @@ class Server:
     def registration_id(self) -> str:
         """The id of the registration."""
         return self.registration.registration_id
+
+    @property
+    def last_successful_request_at(self) -> str | None:
+        """When a request last ended well here (UTC, ISO 8601); set when the gateway starts, to what was kept."""
+        if self._last_success_unix is not None:
+            self._last_success_at, self._last_success_unix = iso_from_unix(self._last_success_unix), None
+        return self._last_success_at
+
+    @last_successful_request_at.setter
+    def last_successful_request_at(self, kept: str | None) -> None:
+        self._last_success_at, self._last_success_unix = kept, None
 
     @property
     def slots(self) -> int | None:
@@ -137,17 +158,18 @@ class Server:
     @property
     def in_rotation(self) -> bool:
         """Healthy and willing; it may still be ejected or full."""
-        return self.offers_model and not (self.draining or self.loading)
+        return self.health_status == HEALTHY and not (self.model_missing or self.draining or self.loading)
 
     @property
     def available(self) -> bool:
         """May it take a request now."""
-        return self.in_rotation and not self.full and not self.ejected
+        return self.in_rotation and not self.full and (self._breaker.closed or not self.ejected)
 
     @property
     def preferred(self) -> bool:
         """Whether nothing says that another one would be a better choice for the moment."""
-        return self.skipped_until <= self._clock.monotonic()
+        skipped_until = self._busy_until or self._avoided_until
+        return not skipped_until or self.skipped_until <= self._clock.monotonic()
 
     @property
     def skipped_until(self) -> float:
@@ -201,12 +223,12 @@ class Server:
 
     def attempt(self, on_end: Callable[[Server], None], asker: Asker = ANYBODY) -> Attempt:
         """Count one request in, now; `Attempt.end()` counts it out and then calls `on_end`."""
-        moment = self._next_moment()
+        self._moment = moment = self._moment + 1
         self._breaker.begin(moment)
         self.in_flight += 1
         by_owner = self.lending.is_owner(asker)
         self.owners_in_flight += by_owner
-        return Attempt(self, moment, on_end, by_owner=by_owner)
+        return Attempt(self, moment, on_end, by_owner)
 
     def note_end(self, began: int, blame: Blame, reason: str) -> bool:
         """The attempt of the moment `began` is over; True when this ejects the server."""
@@ -222,7 +244,7 @@ class Server:
         return ejected
 
     def _note_success(self, began: int) -> None:
-        self.last_successful_request_at = self._clock.utc_iso()
+        self._last_success_unix = self._clock.unix_seconds()
         if self.health_status == UNHEALTHY:
             # It works although its probes fail: find out soon, however rarely it is probed by now.
             self.next_probe_seconds = min(self.next_probe_seconds, self.usual_probe_seconds)
@@ -230,6 +252,8 @@ class Server:
             return
         if began > self._skipped_moment:
             self._avoided_until = self._busy_until = 0.0
+        if self.reason is None:
+            return
         if self.health_status == HEALTHY and not (self.probe_failures or self.model_missing) and self.preferred:
             self.reason = None
 
@@ -322,26 +346,3 @@ class Server:
         was_loading, self.loading = self.loading, True
         self.reason = "the server is loading its model"
         return not was_loading
-
-
-class Attempt:
-    """One request's place on a server; counts out exactly once."""
-
-    __slots__ = ("_began", "_by_owner", "_on_end", "ended", "server")
-
-    def __init__(self, server: Server, began: int, on_end: Callable[[Server], None], *, by_owner: bool = False) -> None:
-        self.server = server
-        self._by_owner = by_owner
-        self.ended = False
-        self._began = began
-        self._on_end = on_end
-
-    def end(self, blame: Blame, reason: str = "") -> bool:
-        """Count out, with what the attempt says about the server; True when this ejects the server."""
-        if self.ended:
-            return False
-        self.ended = True
-        self.server.owners_in_flight -= self._by_owner
-        ejected = self.server.note_end(self._began, blame, reason)
-        self._on_end(self.server)
-        return ejected

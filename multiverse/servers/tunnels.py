@@ -31,6 +31,8 @@ def is_html(headers: Mapping[str, str], body: bytes = b"") -> bool:
     """Whether an answer is a page for people rather than data."""
     if "html" in headers.get("content-type", "").lower():
         return True
+    if not body:
+        return False
     start = body[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return start.startswith((b"<!doctype", b"<html"))
 
@@ -38,8 +40,8 @@ def is_html(headers: Mapping[str, str], body: bytes = b"") -> bool:
 def tunnel_reason(status: int, headers: Mapping[str, str], body: bytes = b"") -> str | None:
     """A sentence for the owner when a tunnel answered in the server's place, else None."""
     announced = headers.get("ngrok-error-code", "")
-    page = body[:65536].decode("utf-8", "replace") if is_html(headers, body) else ""
-    code = NGROK_CODE.search(announced) or NGROK_CODE.search(page)
+    page = body[:65536].decode("utf-8", "replace") if body and is_html(headers, body) else ""
+    code = NGROK_CODE.search(announced) or NGROK_CODE.search(page) if announced or page else None
     if code is not None or announced:
         name = code.group() if code else "an ngrok error"
         hint = NGROK_HINTS.get(name, "see ngrok's list of error codes")

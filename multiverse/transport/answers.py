@@ -53,6 +53,7 @@ class AnswerReader:
         self._until_close = False
         self._body_open = False
         self._once_only = False
+        self._begins_as_usual = False
         self.head: ResponseHead | None = None
         self.pieces: list[bytes] = []
         self.complete = False
@@ -66,6 +67,8 @@ class AnswerReader:
             # that never ends. Lines that do end are counted in on_header.
             if self._head_bytes > MAX_HEAD_BYTES:
                 raise BadAnswer("the head of the server's answer is too large")
+            if not self._head_bytes:
+                self._begins_as_usual = data.startswith(b"HTTP/1.1 ")
             self._head_bytes += len(data)
         refusal: BadAnswer | None = None
         try:
@@ -132,7 +135,9 @@ class AnswerReader:
         if self.complete:
             return
         status = self._parser.get_status_code()
-        version = self._parser.get_http_version()
+        # To ask the parser is dear, since it makes a text of two numbers.
+        usual = self._begins_as_usual and not self._interim_responses
+        version = "1.1" if usual else self._parser.get_http_version()
         if version not in SUPPORTED_VERSIONS or status < 100:
             raise BadAnswer()
         if status < 200:

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
+from multiverse.transport.alarm import Alarm
 from multiverse.transport.answers import AnswerReader
 from multiverse.transport.decoding import ContentDecoder, decoder_for
 from multiverse.transport.failures import BadAnswer, Disconnected, TransportError
@@ -33,6 +34,7 @@ class Connection(asyncio.Protocol):
         self.exchange: Exchange | None = None
         self.transport: asyncio.Transport | None = None
         self.inlet: asyncio.Transport | None = None
+        self.alarm = Alarm(loop)
         self.idle_until = 0.0
         self.closed = False
         self.spoke_first = False
@@ -88,6 +90,7 @@ class Connection(asyncio.Protocol):
         """The connection is gone; an answer that is not whole by now never will be."""
         self.closed = True
         self._pool.forget(self)
+        self.alarm.stop()
         self._reader.close()
         if self.exchange is not None and not self._reader.complete:
             self._end_badly(self.exchange, Disconnected())
@@ -122,8 +125,9 @@ class Connection(asyncio.Protocol):
         if head is None:
             return False
         self._head_delivered = True
-        if exchange.request.decompress and not (self._reader.complete and not self._reader.pieces):
-            self._decoder = decoder_for(head.headers.get("content-encoding"))
+        encoding = head.headers.get("content-encoding")
+        if encoding and exchange.request.form.decompress and not (self._reader.complete and not self._reader.pieces):
+            self._decoder = decoder_for(encoding)
         exchange.head_received(head)
         return self.exchange is exchange
 
@@ -206,11 +210,10 @@ class Connection(asyncio.Protocol):
             if self.inlet is not None and not self.inlet.is_closing():
                 self.inlet.resume_reading()
 
-    def _drop_hold(self) -> None:
-        hold, self._hold = self._hold, None
-        if hold is not None:
-            hold.remove_done_callback(self._go_on)
-            _abandon(hold, is_ours=self._hold_is_ours)
+    def _drop_hold(self, hold: asyncio.Future[None]) -> None:
+        self._hold = None
+        hold.remove_done_callback(self._go_on)
+        _abandon(hold, is_ours=self._hold_is_ours)
 
     # -- one exchange after the other ----------------------------------------------------------------------------------
 
@@ -242,11 +245,11 @@ class Connection(asyncio.Protocol):
         assert transport is not None
         request = exchange.request
         head, payload = exchange.head_bytes, request.payload
-        self._reader.expect(request.method)
+        self._reader.expect(request.form.method)
         self._decoder = None
         self._head_delivered = False
         self._end_after_hold = None
-        self.exchange = exchange
+        self.exchange = self.alarm.exchange = exchange
         if payload is None:
             transport.write(head)
         elif len(payload) <= SMALL_BODY_BYTES:
@@ -288,13 +291,8 @@ class Connection(asyncio.Protocol):
         """The answer is whole: give the connection back if it can serve again, else close it."""
         self._detach()
         reader, transport = self._reader, self.transport
-        if (
-            transport is None
-            or not self.usable
-            or not reader.keep_alive
-            or reader.extra_bytes
-            or transport.get_write_buffer_size() > 0
-        ):
+        in_order = self.usable and reader.keep_alive and not reader.extra_bytes
+        if transport is None or not in_order or transport.get_write_buffer_size() > 0:
             self.close()
             return
         self._read_on()
@@ -302,8 +300,9 @@ class Connection(asyncio.Protocol):
         self._pool.keep(self, at_most_seconds=reader.head.keep_alive_seconds)
 
     def _detach(self) -> None:
-        self.exchange = None
-        self._drop_hold()
+        self.exchange = self.alarm.exchange = None
+        if self._hold is not None:
+            self._drop_hold(self._hold)
         if self._discard_timer is not None:
             self._discard_timer.cancel()
             self._discard_timer = None
@@ -311,6 +310,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close at once; unsent and unread bytes are dropped."""
         self._detach()
+        self.alarm.stop()
         self.closed = True
         if self.transport is not None:
             self.transport.abort()

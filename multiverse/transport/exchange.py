@@ -10,8 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from tornado.httpclient import HTTPResponse
-
+from multiverse.transport.alarm import Alarm
 from multiverse.transport.answers import STATUSES_WITHOUT_BODY
 from multiverse.transport.connection import Connection
 from multiverse.transport.failures import (
@@ -28,18 +27,39 @@ from multiverse.transport.messages import ResponseHead, ServerRequest, ServerRes
 SECOND_LOOK_SECONDS = 0.001
 
 
-class Exchange(asyncio.Future[HTTPResponse]):
-    """A future of the `ServerResponse`, or of the failure.
+class Exchange(asyncio.Future[Any]):
+    """A future of the `ServerResponse` (or of None, if the request wants none), or of the failure.
 
     `cancel()` and `abort(error)` close the connection to the server within this turn of the loop. `last_activity` is
     when the server was last heard of, in the loop's time; `received` counts the body's bytes; `reused` tells that the
     connection had served before.
     """
 
+    # What a future's class keeps in a dictionary takes twice as long to make, and thrice as long to read.
+    __slots__ = (
+        "_collected",
+        "_dial_alarm",
+        "_looked_again",
+        "_max_body_size",
+        "connection",
+        "content_timeout",
+        "dial",
+        "head",
+        "head_bytes",
+        "idle_timeout",
+        "last_activity",
+        "loop",
+        "received",
+        "request",
+        "reused",
+        "sent_at",
+        "started_at",
+    )
     _asyncio_future_blocking: bool
 
     def __init__(self, request: ServerRequest, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
+        form = request.form
         self.loop = loop
         self.request = request
         self.head_bytes = request.head()
@@ -48,12 +68,12 @@ class Exchange(asyncio.Future[HTTPResponse]):
         self.head: ResponseHead | None = None
         self.reused = False
         self.received = 0
-        self.idle_timeout = request.idle_timeout
+        self.content_timeout = form.content_timeout
+        self.idle_timeout = form.idle_timeout
         self.started_at = self.last_activity = self.sent_at = loop.time()
-        self._max_body_size = math.inf if request.max_body_size is None else request.max_body_size
+        self._max_body_size = form.max_body_size
         self._collected: list[bytes] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_moment = math.inf
+        self._dial_alarm: Alarm | None = None
         self._looked_again = False
 
     # -- towards the answer --------------------------------------------------------------------------------------------
@@ -61,28 +81,33 @@ class Exchange(asyncio.Future[HTTPResponse]):
     def wait_for_dial(self, dialling: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `dialling`, which ends in `use()` or `fail()`, for as long as this exchange wants a connection."""
         self.dial = self.loop.create_task(dialling)
-        self._arm_timer()
+        self._dial_alarm = Alarm(self.loop, self)
+        self._set(self._dial_alarm)
         return self.dial
 
     def use(self, connection: Connection) -> None:
         """A connection is there: write the request."""
         self.connection = connection
-        self.dial = None
-        self.sent_at = self.last_activity = self.loop.time()
+        if self._dial_alarm is not None:
+            self._end_dial()
+            self.sent_at = self.last_activity = self.loop.time()
         connection.start(self)
-        self._arm_timer()
+        if connection.alarm.moment > self.started_at + self.request.form.shortest_timeout:
+            self._set(connection.alarm)
 
     def head_received(self, head: ResponseHead) -> None:
         """The final response head has come."""
         self.head = head
-        announced = head.headers.get("content-length", "0")
-        has_body = self.request.method != "HEAD" and head.status not in STATUSES_WITHOUT_BODY
-        if has_body and int(announced) > self._max_body_size:
-            raise AnswerTooLarge()
-        if self.request.response_callback is not None:
-            self.request.response_callback(head)
-        if self.connection is not None:
-            self._arm_timer()
+        request = self.request
+        if self._max_body_size != math.inf:
+            announced = head.headers.get("content-length", "0")
+            has_body = request.form.method != "HEAD" and head.status not in STATUSES_WITHOUT_BODY
+            if has_body and int(announced) > self._max_body_size:
+                raise AnswerTooLarge()
+        if request.response_callback is not None:
+            request.response_callback(head)
+        if self.idle_timeout is not None and self.connection is not None:
+            self._set(self.connection.alarm)
 
     def body_received(self, data: bytes) -> Awaitable[None] | None:
         """Decoded body bytes."""
@@ -98,14 +123,14 @@ class Exchange(asyncio.Future[HTTPResponse]):
 
     def complete(self, connection: Connection) -> None:
         """The answer is whole."""
-        self._stop_timer()
         self.connection = None
         connection.release()
         if not self.done():
             self.set_result(self._response())
 
-    def _response(self) -> ServerResponse:
-        assert self.head is not None
+    def _response(self) -> ServerResponse | None:
+        if self.head is None or not self.request.form.wants_response:
+            return None
         body = b"".join(self._collected)
         request_time = self.loop.time() - self.started_at
         return ServerResponse(self.request, self.head, body, request_time=request_time, reused=self.reused)
@@ -135,7 +160,6 @@ class Exchange(asyncio.Future[HTTPResponse]):
         if self.done() or connection is None or self.head is None:
             self.abort()
             return
-        self._stop_timer()
         self.connection = None
         connection.discard_rest(within_seconds)
         self.set_result(self._response())
@@ -146,29 +170,42 @@ class Exchange(asyncio.Future[HTTPResponse]):
         return super().cancel(msg)
 
     def _let_go(self) -> None:
-        self._stop_timer()
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.close()
-        dial, self.dial = self.dial, None
+        dial = self.dial
+        self._end_dial()
         if dial is not None and not dial.done():
             dial.cancel()
 
+    def _end_dial(self) -> None:
+        self.dial = None
+        if self._dial_alarm is not None:
+            self._dial_alarm.stop()
+            self._dial_alarm = None
+
     # -- time ----------------------------------------------------------------------------------------------------------
+
+    def content_came(self, idle_timeout: float | None) -> None:
+        """What the caller has waited for is there: `content_timeout` is over, from now on silence has a limit."""
+        self.content_timeout = None
+        self.set_idle_timeout(idle_timeout)
 
     def set_idle_timeout(self, timeout_seconds: float | None) -> None:
         """Change the limit of silence in the body from now on."""
         self.idle_timeout = timeout_seconds
         self.last_activity = self.loop.time()
-        if not self.done():
-            self._arm_timer()
+        if self.connection is not None:
+            self._set(self.connection.alarm)
 
     def _nearest_deadline(self) -> tuple[float, Callable[[], TransportError]]:
         """When this exchange fails if nothing happens, and how: a failure names the phase it ended."""
-        request = self.request
-        moment, failure = self._phase_deadline(request)
-        if request.request_timeout is not None and self.started_at + request.request_timeout < moment:
-            return self.started_at + request.request_timeout, self._total_timeout
+        moment, failure = self._phase_deadline()
+        if self.content_timeout is not None and self.started_at + self.content_timeout < moment:
+            moment, failure = self.started_at + self.content_timeout, FirstByteTimeout
+        limit = self.request.form.request_timeout
+        if limit is not None and self.started_at + limit < moment:
+            moment, failure = self.started_at + limit, self._total_timeout
         return moment, failure
 
     def _total_timeout(self) -> TransportError:
@@ -177,39 +214,33 @@ class Exchange(asyncio.Future[HTTPResponse]):
             return ConnectTimeout()
         return FirstByteTimeout() if self.head is None else TotalTimeout()
 
-    def _phase_deadline(self, request: ServerRequest) -> tuple[float, Callable[[], TransportError]]:
+    def _phase_deadline(self) -> tuple[float, Callable[[], TransportError]]:
         if self.connection is None:
-            limit, since, failure = request.connect_timeout, self.started_at, ConnectTimeout
-            return (math.inf if limit is None else since + limit), failure
+            limit, since = self.request.form.connect_timeout, self.started_at
+            return (math.inf if limit is None else since + limit), ConnectTimeout
         if self.head is None:
-            limit, since = request.first_byte_timeout, self.sent_at
+            limit, since = self.request.form.first_byte_timeout, self.sent_at
             return (math.inf if limit is None else since + limit), FirstByteTimeout
         # While our own caller holds reading back, the server's silence is not its fault: look again later.
         limit, since = self.idle_timeout, self.loop.time() if self.connection.held else self.last_activity
         return (math.inf if limit is None else since + limit), IdleTimeout
 
-    def _arm_timer(self) -> None:
-        """See to it that a timer looks at the deadlines no later than the nearest of them.
+    def _set(self, alarm: Alarm) -> None:
+        """Have `alarm` ring no later than at the nearest deadline.
 
-        One that looks too early costs less than moving it at every step: a chunk only moves `last_activity`.
+        That it may ring too early costs less than moving it at every step: a chunk only moves `last_activity`.
         """
-        moment, _ = self._nearest_deadline()
-        if self._timer_moment <= moment:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self.loop.call_at(moment, self._on_timer)
-        self._timer_moment = moment
+        alarm.ring_by(self._nearest_deadline()[0])
 
-    def _on_timer(self) -> None:
-        self._timer, self._timer_moment = None, math.inf
+    def look_at_deadlines(self, alarm: Alarm) -> None:
+        """`alarm` rings: fail if a deadline is over, else see to it that it rings again."""
         moment, failure = self._nearest_deadline()
         if moment > self.loop.time():
             self._looked_again = False
-            self._arm_timer()
+            alarm.ring_by(moment)
         elif self._may_have_stood_still():
             self._looked_again = True
-            self._timer = self.loop.call_later(SECOND_LOOK_SECONDS, self._on_timer)
+            alarm.ring_by(self.loop.time() + SECOND_LOOK_SECONDS)
         else:
             self.fail(failure())
 
@@ -218,15 +249,6 @@ class Exchange(asyncio.Future[HTTPResponse]):
 
         After a standstill of the machine all timers are due, and uvloop calls them before it reads.
         """
-        return not self._looked_again and self.has_unread_bytes
-
-    @property
-    def has_unread_bytes(self) -> bool:
-        """Whether something of the answer has come that the loop has not read yet. Asks the system."""
-        connection = self.connection
-        return connection is not None and connection.usable and connection.has_unread_bytes()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer, self._timer_moment = None, math.inf
+        if self._looked_again or self.connection is None or not self.connection.usable:
+            return False
+        return self.connection.has_unread_bytes()

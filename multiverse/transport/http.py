@@ -8,18 +8,19 @@ The life of an `Exchange` (one request and its answer)::
 
     fetch() ──► DIALLING ──► SENT ──► BODY ──► done: the future holds the ServerResponse
        │ idle       │          │        │
-       │ connection │ connect  │ first  │ idle      request_timeout runs over all of them;
-       └────────────┼──► SENT  │ byte   │           cancel() or abort() end it in any state,
-                    ▼          ▼        ▼           and close the connection at once
-                 failed: the future holds a TransportError
+       │ connection │ connect  │ first  │ idle      request_timeout runs over all of them,
+       └────────────┼──► SENT  │ byte   │           content_timeout until content_came();
+                    ▼          ▼        ▼           cancel() or abort() end it in any state,
+                 failed: the future holds a TransportError        and close the connection at once
 
 A connection belongs to one exchange at a time. It goes back to the pool only after a whole answer that allows it
 (RFC 9112 §9.3), with nothing unsent and nothing unread. One that closed while idle is never used, and a request whose
 bytes were written is never written again. In BODY, an awaitable from `streaming_callback` holds reading back; the end
 of the answer waits for it, too.
 
-The parts: `exchange.py` (the future and its timers), `connection.py` (flow), `answers.py` (parsing), `decoding.py`,
-`pool.py`, `dialling.py` with `resolving.py` and `addresses.py`, `plain.py` (Tornado's own requests).
+The parts: `exchange.py` (the future and its deadlines), `alarm.py` (their timer), `connection.py` (flow), `answers.py`
+(parsing), `decoding.py`, `pool.py`, `dialling.py` with `resolving.py` and `addresses.py`, `plain.py` (Tornado's own
+requests).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from multiverse.transport.exchange import Exchange
 from multiverse.transport.failures import Abandoned, BadAnswer, ConnectFailed, TransportError
 from multiverse.transport.messages import ServerRequest, ServerResponse
 from multiverse.transport.plain import server_request
-from multiverse.transport.pool import Pool, PoolKey
+from multiverse.transport.pool import Pool
 
 __all__ = ["Exchange", "StreamingHTTPClient"]
 
@@ -98,7 +99,7 @@ class StreamingHTTPClient(AsyncHTTPClient):
                 callback(HTTPResponse(plain, 599, error=failure, request_time=self.loop.time() - exchange.started_at))
             else:
                 response = cast(ServerResponse, future.result())
-                callback(response.as_tornado(plain, decompressed=wanted.decompress))
+                callback(response.as_tornado(plain, decompressed=wanted.form.decompress))
 
         exchange.add_done_callback(finished)
         self._begun_by_fetch_impl = exchange
@@ -129,23 +130,22 @@ class StreamingHTTPClient(AsyncHTTPClient):
         if self._closed:
             raise RuntimeError("fetch() called on a closed client")
         exchange = Exchange(request, self.loop)
-        endpoint = request.endpoint
-        key = (endpoint.scheme, endpoint.host, endpoint.port)
-        connection = self._pool.take(key)
+        connection = self._pool.take(request.form.pool_key)
         if connection is not None:
             exchange.reused = True
             exchange.use(connection)
         else:
-            task = exchange.wait_for_dial(self._dial(exchange, key))
+            task = exchange.wait_for_dial(self._dial(exchange))
             self._dialling[task] = exchange
             task.add_done_callback(self._dialling.pop)
         return exchange
 
-    async def _dial(self, exchange: Exchange, key: PoolKey) -> None:
-        """Open a connection for `exchange`; its timers watch over this task."""
+    async def _dial(self, exchange: Exchange) -> None:
+        """Open a connection for `exchange`; its alarm watches over this task."""
+        form = exchange.request.form
         try:
             inlet, connection = await self._dialler.dial(
-                exchange.request.endpoint, lambda: Connection(self._pool, key, self.loop)
+                form.endpoint, lambda: Connection(self._pool, form.pool_key, self.loop)
             )
         except Exception as error:
             exchange.dial = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,8 @@ StreamingCallback = Callable[[bytes], Awaitable[None] | None]
 # RFC 9110 §5.6.2; §5.5 for what a field value may not hold.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(r"[/*][!-~]*")
-_CONTROL_CHARACTERS = bytes(code for code in (*range(32), 127) if code != ord("\t"))
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _WRITTEN_BY_THE_CLIENT = frozenset({"host", "content-length", "transfer-encoding"})
-# What clients make up shall not fill the memory of heads.
-LONGEST_REMEMBERED = 256
 _METHODS_WITH_A_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
@@ -59,18 +57,14 @@ class ResponseHead:
         return float(seconds) - 1.0 if seconds.isascii() and seconds.isdigit() else math.inf
 
 
-class ServerRequest(HTTPRequest):
-    """One request to a server.
+class RequestForm:
+    """What the requests of one kind to one server have in common: make it once, and ask with it often.
 
-    `header_items` and `own_items` are sent as given, between `Host` and `Content-Length`, which the client writes
-    itself; the first are remembered as bytes, so what differs in every request belongs into the second. `host` replaces
-    the endpoint's own name in `Host`. All timeouts are seconds, None = no limit: `connect_timeout` (name,
-    TCP, TLS), `first_byte_timeout` (from sent to response head), `idle_timeout` (between two reads of the body),
-    `request_timeout` (everything). `max_body_size` counts the body's bytes, decoded.
-
-    `response_callback` gets the `ResponseHead` before any of the body. `streaming_callback` gets the body's bytes,
-    decoded unless `decompress` is false; an awaitable it returns holds reading back until it is done, and one that is
-    a coroutine is cancelled when the exchange ends before it. An exception from either ends the exchange with it.
+    `header_items` are sent as given, after `Host`. `host` replaces the endpoint's own name there. All timeouts are
+    seconds, None = no limit: `connect_timeout` (name, TCP, TLS), `first_byte_timeout` (from sent to response head),
+    `content_timeout` (from the beginning to the end, or until `Exchange.content_came`), `idle_timeout` (between two
+    reads of the body), `request_timeout` (everything). `max_body_size` counts the body's bytes, decoded unless
+    `decompress` is false. `wants_response` is false where nobody looks at the `ServerResponse`.
     """
 
     def __init__(
@@ -80,85 +74,132 @@ class ServerRequest(HTTPRequest):
         *,
         method: str = "GET",
         header_items: Sequence[tuple[str, str]] = (),
-        own_items: Sequence[tuple[str, str]] = (),
-        body: bytes | None = None,
-        response_callback: Callable[[ResponseHead], None] | None = None,
-        streaming_callback: StreamingCallback | None = None,
         connect_timeout: float | None = None,
         first_byte_timeout: float | None = None,
+        content_timeout: float | None = None,
         idle_timeout: float | None = None,
         request_timeout: float | None = None,
         max_body_size: int | None = None,
         host: str | None = None,
         decompress: bool = True,
+        wants_response: bool = True,
     ) -> None:
         self.endpoint = endpoint
+        self.pool_key = endpoint.scheme, endpoint.host, endpoint.port
         self.target = target
         self.method = method
         self.header_items = header_items
-        self.own_items = own_items
-        self.payload = body
-        self._body = body or b""
-        self.response_callback = response_callback
-        self.streaming_callback = streaming_callback
         self.connect_timeout = connect_timeout
         self.first_byte_timeout = first_byte_timeout
+        self.content_timeout = content_timeout
         self.idle_timeout = idle_timeout
         self.request_timeout = request_timeout
-        self.max_body_size = max_body_size
-        self.host = host
+        limits = first_byte_timeout, content_timeout, idle_timeout, request_timeout
+        self.shortest_timeout = min((limit for limit in limits if limit is not None), default=math.inf)
+        self.max_body_size = math.inf if max_body_size is None else max_body_size
+        self.host = host or endpoint.authority
         self.decompress = decompress
+        self.wants_response = wants_response
+
+    @cached_property
+    def beginning(self) -> bytes:
+        """The request line and the common headers, as sent.
+
+        Raises ValueError where a value would start a new header line, or is no HTTP for another reason.
+        """
+        if not _TOKEN.fullmatch(self.method) or not _TARGET.fullmatch(self.target):
+            raise ValueError("the method must be a token, the target '/' and visible ASCII characters")
+        lines = f"{self.method} {self.target} HTTP/1.1\r\nHost: {_checked(self.host)}\r\n"
+        return lines.encode("latin-1") + _header_lines(self.header_items)
+
+
+class ServerRequest(HTTPRequest):
+    """One request to a server.
+
+    `own_items` are headers that differ from those of other requests of its `form`; the client itself writes
+    `Content-Length` after them.
+
+    `response_callback` gets the `ResponseHead` before any of the body. `streaming_callback` gets the body's bytes,
+    decoded unless the form says otherwise; an awaitable it returns holds reading back until it is done, and one that is
+    a coroutine is cancelled when the exchange ends before it. An exception from either ends the exchange with it.
+    """
+
+    def __init__(
+        self,
+        form: RequestForm,
+        own_items: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
+        response_callback: Callable[[ResponseHead], None] | None = None,
+        streaming_callback: StreamingCallback | None = None,
+    ) -> None:
+        self.form = form
+        self.own_items = own_items
+        self.payload = body
+        self.response_callback = response_callback
+        self.streaming_callback = streaming_callback
+
+    @property
+    def method(self) -> str:
+        """The method, as Tornado's `HTTPRequest` shows it."""
+        return self.form.method
+
+    @method.setter
+    def method(self, value: str) -> None:
+        raise AttributeError("the method of a ServerRequest is its form's")
 
     @property
     def url(self) -> str:
         """The address of this request, as Tornado's `HTTPRequest` shows it."""
-        return f"{self.endpoint.scheme}://{self.endpoint.authority}{self.target}"
+        form = self.form
+        return f"{form.endpoint.scheme}://{form.endpoint.authority}{form.target}"
 
     @url.setter
     def url(self, value: str) -> None:
         raise AttributeError("a ServerRequest goes to the endpoint it was made for")
 
     @property
+    def body(self) -> bytes:
+        """The body, as Tornado's `HTTPRequest` shows it."""
+        return self.payload or b""
+
+    @body.setter
+    def body(self, value: Any) -> None:
+        raise AttributeError("a ServerRequest is made with its body")
+
+    @property
     def headers(self) -> HTTPHeaders:
-        """The `header_items` and `own_items`, in Tornado's shape."""
+        """The header items of the form and its own, in Tornado's shape."""
         headers = HTTPHeaders()
-        for name, value in (*self.header_items, *self.own_items):
+        for name, value in (*self.form.header_items, *self.own_items):
             headers.add(name, value)
         return headers
 
     @headers.setter
     def headers(self, value: Any) -> None:
-        raise AttributeError("a ServerRequest is made with its header_items")
+        raise AttributeError("a ServerRequest is made with its headers")
 
     def head(self) -> bytes:
-        """The request line and headers, as sent.
-
-        Raises ValueError where a value would start a new header line, or is no HTTP for another reason.
-        """
-        method, target, payload = self.method, self.target, self.payload
-        beginning = _beginning if len(target) <= LONGEST_REMEMBERED else _beginning.__wrapped__
-        head = beginning(method, target, self.host or self.endpoint.authority, tuple(self.header_items))
-        if self.own_items:
-            head += _lines([f"{_header_name(name)}: {value}" for name, value in self.own_items])
-        if payload is not None or method in _METHODS_WITH_A_BODY:  # RFC 9110 §8.6: say so even when it is empty.
-            head += b"Content-Length: %d\r\n" % len(payload or b"")
-        return head + b"\r\n"
+        """The request line and headers, as sent. Raises ValueError as `RequestForm.beginning` does."""
+        form, payload = self.form, self.payload
+        own_lines = _header_lines(self.own_items)
+        if payload is None and form.method not in _METHODS_WITH_A_BODY:
+            return form.beginning + own_lines + b"\r\n"
+        # RFC 9110 §8.6: say so even when it is empty.
+        return b"%b%bContent-Length: %d\r\n\r\n" % (form.beginning, own_lines, len(payload or b""))
 
 
-@lru_cache(maxsize=4096)  # Taken in turn, servers beyond the size would find nothing at all remembered.
-def _beginning(method: str, target: str, host: str, items: tuple[tuple[str, str], ...]) -> bytes:
-    """The request line and the lines that requests to one server have in common; remembered."""
-    if not _TOKEN.fullmatch(method) or not _TARGET.fullmatch(target):
-        raise ValueError("the method must be a token, the target '/' and visible ASCII characters")
-    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}"]
-    return _lines([*lines, *[f"{_header_name(name)}: {value}" for name, value in items]])
+def _header_lines(items: Sequence[tuple[str, str]]) -> bytes:
+    lines = ""
+    for name, value in items:
+        lines += f"{_header_name(name)}: {_checked(value)}\r\n"
+    return lines.encode("latin-1")
 
 
-def _lines(lines: list[str]) -> bytes:
-    data = "\r\n".join(lines).encode("latin-1")
-    if len(data.translate(None, _CONTROL_CHARACTERS)) != len(data) - 2 * (len(lines) - 1):
+def _checked(value: str) -> str:
+    """`value`, if it may stand in one line of a head."""
+    if not value.isprintable() and _CONTROL_CHARACTER.search(value):
         raise ValueError("a header holds a line break or another control character")
-    return data + b"\r\n"
+    return value
 
 
 @lru_cache(maxsize=256)

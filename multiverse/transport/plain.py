@@ -15,7 +15,7 @@ from tornado.httputil import HTTPHeaders
 
 from multiverse.errors import InvalidRequest
 from multiverse.transport.addresses import Endpoint, parse_endpoint
-from multiverse.transport.messages import ResponseHead, ServerRequest
+from multiverse.transport.messages import RequestForm, ResponseHead, ServerRequest
 
 MAX_BODY_BYTES = 104857600  # simple_httpclient's own limit.
 METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS"})
@@ -41,19 +41,22 @@ def server_request(plain: HTTPRequest, defaults: dict[str, Any]) -> ServerReques
     endpoint, target = endpoint_and_target(plain.url)
     headers = _headers(plain, setting)
     host = headers.pop("Host", None)
-    return ServerRequest(
+    form = RequestForm(
         endpoint,
         target,
         method=plain.method,
         header_items=list(headers.get_all()),
-        body=plain.body,
-        response_callback=_announcer(plain.header_callback),
-        streaming_callback=plain.streaming_callback,
         connect_timeout=setting("connect_timeout") or None,
         request_timeout=setting("request_timeout") or None,
         max_body_size=MAX_BODY_BYTES,
         host=host,
         decompress=bool(setting("decompress_response")),
+    )
+    return ServerRequest(
+        form,
+        body=plain.body,
+        response_callback=_announcer(plain.header_callback),
+        streaming_callback=plain.streaming_callback,
     )
 
 

@@ -47,7 +47,9 @@ class Pool:
     def keep(self, connection: Connection, *, at_most_seconds: float) -> None:
         """Take `connection` back, or close it when it would not be of use."""
         seconds = min(self._idle_seconds, at_most_seconds)
-        waiting = self._idle.setdefault(connection.key, [])
+        waiting = self._idle.get(connection.key)
+        if waiting is None:
+            waiting = self._idle[connection.key] = []
         if self._closed or seconds <= 0 or len(waiting) >= MAX_IDLE_PER_ENDPOINT:
             connection.close()
             return

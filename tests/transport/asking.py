@@ -15,12 +15,13 @@ from typing import Any, TypeVar, cast
 
 from multiverse.transport.addresses import parse_endpoint
 from multiverse.transport.http import Exchange, StreamingHTTPClient
-from multiverse.transport.messages import ServerRequest, ServerResponse
+from multiverse.transport.messages import RequestForm, ServerRequest, ServerResponse
 from tests.peers import ScriptedPeer
 
 Value = TypeVar("Value")
 
 POLL_SECONDS = 0.002
+OF_ONE_REQUEST = ("own_items", "body", "response_callback", "streaming_callback")
 
 
 def request_to(peer: ScriptedPeer | str, target: str = "/v1/x", **settings: Any) -> ServerRequest:
@@ -29,7 +30,8 @@ def request_to(peer: ScriptedPeer | str, target: str = "/v1/x", **settings: Any)
     settings.setdefault("method", "POST")
     if settings["method"] == "POST":
         settings.setdefault("body", b"{}")
-    return ServerRequest(parse_endpoint(url), target, **settings)
+    own = {name: settings.pop(name) for name in OF_ONE_REQUEST if name in settings}
+    return ServerRequest(RequestForm(parse_endpoint(url), target, **settings), **own)
 
 
 def begin(client: StreamingHTTPClient, peer: ScriptedPeer | str, **settings: Any) -> Exchange:

@@ -15,7 +15,7 @@ from multiverse.transport.addresses import AddressPolicy, Endpoint, parse_endpoi
 from multiverse.transport.dialling import Dialler
 from multiverse.transport.failures import AddressRefused, ConnectFailed, ConnectTimeout, NameNotResolved
 from multiverse.transport.http import StreamingHTTPClient
-from multiverse.transport.messages import ServerRequest
+from multiverse.transport.messages import RequestForm, ServerRequest
 from tests.peers import ScriptedPeer
 from tests.transport.asking import Stopwatch, ask, begin, open_sockets, soon
 from tests.transport.conftest import MakeClient
@@ -236,7 +236,7 @@ async def test_odd_spellings_are_not_dialled_even_where_private_addresses_are(
 ) -> None:
     endpoint = Endpoint("http", host, canary.getsockname()[1], "")
     with pytest.raises(AddressRefused):
-        await client.fetch(ServerRequest(endpoint, "/"))
+        await client.fetch(ServerRequest(RequestForm(endpoint, "/")))
     assert untouched(canary)
 
 

@@ -132,6 +132,8 @@ async def test_large_bodies_arrive_whole_in_both_directions(
 
 INJECTIONS = [
     {"header_items": [("X-One", "1\r\nX-Two: 2")]},
+    {"own_items": [("X-One", "1\r\nX-Two: 2")]},
+    {"own_items": [("X-One:", "1")]},
     {"header_items": [("X-One", "1\nX-Two: 2")]},
     {"header_items": [("X-One", "1\rX-Two: 2")]},
     {"header_items": [("X-One", "1\0")]},
@@ -218,8 +220,16 @@ async def test_an_answer_has_all_that_tornados_has(client: StreamingHTTPClient, 
     assert "201" in repr(response)
     assert (request.url, request.body) == (f"{peer.url}/v1/x", b"{}")
     assert request.headers.get_list("X-One") == ["1", "2"]
+    assert request.method == "POST"
     with pytest.raises(AttributeError):
         _ = response.nothing_like_this
+
+
+async def test_whoever_wants_no_response_gets_none(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:
+    received: list[bytes] = []
+    settings = {"streaming_callback": received.append, "wants_response": False}
+    assert await begin(client, peer, **settings) is None
+    assert received == [b"ok"]
 
 
 async def test_five_hundred_at_once(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:

@@ -31,6 +31,7 @@ NO_ANSWERS: dict[str, bytes] = {
     "lower case": b"http/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
     "HTTP/2 in plain": b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nhi",
     "HTTP/0.9": b"HTTP/0.9 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+    "HTTP/0.9 behind an interim answer": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/0.9 200 OK\r\nContent-Length: 2\r\n\r\nhi",
     "HTTP/1.2": b"HTTP/1.2 200 OK\r\nContent-Length: 2\r\n\r\nhi",
     "status 000": b"HTTP/1.1 000 OK\r\nContent-Length: 2\r\n\r\nhi",
     "status 99": b"HTTP/1.1 99 OK\r\nContent-Length: 2\r\n\r\nhi",

@@ -61,7 +61,7 @@ async def assert_ended(exchange: Exchange, leave: Leave) -> None:
     exchange.cancel()
     exchange.discard_rest(1.0)
     exchange.set_idle_timeout(0.01)
-    assert exchange._timer is None
+    assert exchange._dial_alarm is None
 
 
 @pytest.mark.parametrize("name", PLAYS)
@@ -72,9 +72,12 @@ async def test_leaving_closes_the_connection_at_once(
     exchange = begin(client, peer, request_timeout=5.0, idle_timeout=5.0, streaming_callback=lambda _data: None)
     await soon(lambda: peer.requests, "the request arrives")
     await asyncio.sleep(0.03)
-    watch = Stopwatch()
+    connection, watch = exchange.connection, Stopwatch()
+    assert connection is not None
+    assert connection.alarm.is_set
     leave(exchange)
     assert exchange.done()
+    assert not connection.alarm.is_set
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not client.connections, "closed by the next turn of the loop"

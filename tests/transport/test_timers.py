@@ -180,6 +180,39 @@ async def test_the_idle_limit_goes_in_the_middle(client: StreamingHTTPClient, pe
     assert (await exchange).body == b"one", "a limit set too late changes nothing"
 
 
+async def test_content_may_take_so_long_whatever_comes_before_it(
+    client: StreamingHTTPClient, peer: ScriptedPeer
+) -> None:
+    peer.script(CHUNKED, SendForEver(wire.chunk(b"x")))
+    limits = {"first_byte_timeout": 5.0, "idle_timeout": 5.0, "request_timeout": 5.0}
+    await assert_fails(
+        client, peer, FirstByteTimeout, 0.25, content_timeout=0.25, streaming_callback=lambda _data: None, **limits
+    )
+
+
+async def test_once_content_came_only_silence_is_limited(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:
+    peer.script(CHUNKED + wire.chunk(b"one"), Sleep(0.1), wire.chunk(b"two"), Sleep(0.1), wire.chunk(b"x"), Hold())
+    exchange = begin(client, peer, content_timeout=0.15)
+    await soon(lambda: exchange.received, "the first chunk comes")
+    watch = Stopwatch()
+    exchange.content_came(0.2)
+    with pytest.raises(IdleTimeout):
+        await exchange
+    assert 0.39 <= watch.seconds < 0.4 + TOLERANCE_SECONDS
+
+
+async def test_one_alarm_serves_each_exchange_of_a_connection(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:
+    await ask(client, peer, content_timeout=0.1)
+    (connection,) = client.connections
+    assert connection.alarm.is_set, "nobody hears it, unless another exchange is under way by then"
+    peer.script(Sleep(0.2), wire.answer(b"ok"))
+    assert (await ask(client, peer, content_timeout=5.0)).reused_connection
+    assert connection.alarm.is_set, "it has rung too early, and been set again"
+    peer.script(Hold())
+    await assert_fails(client, peer, FirstByteTimeout, 0.2, content_timeout=0.2)
+    assert not connection.alarm.is_set
+
+
 async def test_a_peer_that_does_not_read(client: StreamingHTTPClient) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
@@ -191,8 +224,9 @@ async def test_a_peer_that_does_not_read(client: StreamingHTTPClient) -> None:
 async def test_no_limit_no_timer(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:
     peer.script(Sleep(0.1), CHUNKED, Sleep(0.1), wire.chunked(b"ok"))
     exchange = begin(client, peer)
-    assert exchange._timer is None
     assert (await exchange).body == b"ok"
+    (connection,) = client.connections
+    assert not connection.alarm.is_set
 
 
 async def test_an_end_just_before_the_limit_is_an_end(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:
