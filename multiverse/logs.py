@@ -215,7 +215,7 @@ class _Writer:
 
     def _write(self, records: list[logging.LogRecord]) -> None:
         self._memory.add(records)
-        of_ready = self._formatter.way_for([record for record in records if isinstance(record, ReadyRecord)])
+        of_ready = self._way_for([record for record in records if isinstance(record, ReadyRecord)])
         self._write_lines([line for record in records if (line := self._line(record, of_ready)) is not None])
         dropped = self._intake.take_dropped()
         if dropped:
@@ -226,6 +226,13 @@ class _Writer:
             self._block.__dict__["line"] = block
             for output in self._outputs:
                 output.handle(self._block)
+
+    def _way_for(self, records: list[ReadyRecord]) -> Callable[[ReadyRecord], str]:
+        try:
+            return self._formatter.way_for(records)
+        except Exception:  # a record that is not as it promises must not cost the others their lines
+            self._failures.report()
+            return self._formatter.format
 
     def _line(self, record: logging.LogRecord, of_ready: Callable[[ReadyRecord], str]) -> str | None:
         try:

@@ -14,6 +14,8 @@ import pytest
 
 from multiverse.config import ConfigError
 from multiverse.logs import open_logs
+from multiverse.people.usage import BEGINNING, RequestLine
+from tests.bench import build_record
 from tests.log_files import ADMIN_KEY, STAMP, StuckConsole, config_for, lines_of, logging_to, objects_of
 
 LOG = logging.getLogger("multiverse.test")
@@ -28,6 +30,17 @@ def test_arguments_and_fields_are_those_of_the_call(tmp_path: Path) -> None:
             nested["inner"].clear()
     for number, line in enumerate(lines_of(tmp_path)):
         assert line.endswith(f'values [{number}] values=[{number}] nested="{{\\"inner\\": [{number}]}}"')
+
+
+def test_a_ready_record_that_is_not_as_it_promises_costs_nobody_a_line(tmp_path: Path) -> None:
+    odd = build_record()
+    odd.key_name = None  # type: ignore[assignment]
+    with logging_to(tmp_path):
+        for record in (build_record(request_id="req-0"), odd, build_record(request_id="req-2")):
+            logging.getLogger("multiverse.requests").handle(RequestLine(BEGINNING, record))
+    shown = [line.partition(" route=")[0].partition("  request ")[2] for line in lines_of(tmp_path)]
+    names = ("client-1", "-", "client-1")
+    assert shown == [f"request_id=req-{number} key_name={name}" for number, name in enumerate(names)]
 
 
 def test_a_logged_exception_keeps_no_frames_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
