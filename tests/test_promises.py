@@ -65,6 +65,7 @@ NOT_FOR_THE_TABLE = {
     "transport.answers": {"MAX_REASON_LENGTH"},
     "transport.connection": {"SMALL_BODY_BYTES"},
     "transport.exchange": {"SECOND_LOOK_SECONDS"},
+    "web.front.connection": {"SECOND_LOOK_SECONDS"},
     "proxy.asking": {"LONGEST_REMEMBERED"},
     "transport.plain": {"MAX_BODY_BYTES"},
     "transport.pool": {"REAP_SECONDS"},

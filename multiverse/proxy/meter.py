@@ -15,7 +15,7 @@ import msgspec
 from multiverse.proxy.sse import event_data, split_events
 
 DONE_MARK = re.compile(rb"(?:^|[\r\n])data:[ ]?\[DONE\][ ]*(?=[\r\n]|$)")
-LONGEST_BEFORE_DONE = len(b"\ndata: ")
+BEGINNING_OF_DONE = b"\ndata: "
 FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
 RESPONSE_END = re.compile(
     rb"(?:^|[\r\n])event:[ ]?response\.(?:completed|failed|incomplete)[ ]*[\r\n]"
@@ -183,7 +183,7 @@ class StreamWatch:
 
     def _up_to_done(self, block: bytes, done: int) -> bytes:
         """`done` is where it may stand for the first time."""
-        mark = DONE_MARK.search(block, max(done - LONGEST_BEFORE_DONE, 0))
+        mark = DONE_MARK.search(block, max(done - len(BEGINNING_OF_DONE), 0))
         if mark is None:
             return block
         self.done = True
