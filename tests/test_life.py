@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -16,12 +17,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import tornado.netutil
 
+from multiverse.config import load_config
+from multiverse.gateway import Gateway
+from multiverse.web.app import make_server
+from multiverse.web.front.door import FrontDoor
 from tests import wire
 from tests.answers import assert_error
 from tests.checker import usage_outcomes
 from tests.clients import EventStream
 from tests.conftest import StartGateway, StartPeer
+from tests.front.talking import talk
 from tests.operations import AnswerChat, Hold, Script, Sleep
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, PROJECT, GatewayProcess
@@ -246,6 +253,29 @@ def test_a_body_that_comes_too_late(start_gateway: StartGateway, peer: ScriptedP
     late.close()
     assert gateway.wait(3.0) == 0
     assert usage_outcomes(gateway) == Counter(ok=1)
+
+
+async def test_a_request_that_comes_in_the_same_moment(tmp_path: Path) -> None:
+    """It was let in before the end began, so the end waits for it, although its task has not begun yet."""
+    environ = {"ADMIN_API_KEY": ADMIN_KEY, "DATABASE_URL": f"sqlite:///{tmp_path}/gateway.db"}
+    async with Gateway(load_config(environ, dotenv_path=None)) as gateway:
+        server = make_server(gateway)
+        assert isinstance(server, FrontDoor)
+        (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
+        await server.accept_on([listener])
+        async with talk(listener.getsockname()[1]) as client:
+            while not server.connections:
+                await asyncio.sleep(0.01)
+            (connection,) = server.connections
+            body = wire.chat_body("any")
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.data_received(head.encode() + body)
+            await gateway.drain(asyncio.Event())
+            assert gateway.usage.requests()["total"] == 1, "it has ended"
+            assert (await client.answer()).status == 404
+        server.stop()
+        await server.close_all_connections()
+        listener.close()
 
 
 @pytest.mark.parametrize(

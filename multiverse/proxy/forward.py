@@ -69,8 +69,10 @@ class Proxy:
         self.under_way: set[Forwarding] = set()
 
     def begin(self, call: Call, reply: Reply) -> Forwarding:
-        """Admit `call`; `Forwarding.run()` does the work."""
-        return Forwarding(self, call, reply)
+        """Admit `call`: it is under way from now on, also before its task begins. `Forwarding.run()` must follow."""
+        forwarding = Forwarding(self, call, reply)
+        self.under_way.add(forwarding)
+        return forwarding
 
     def end_all(self, error: type[ShuttingDown | InvalidAPIKey], *, of_key: str | None = None) -> None:
         """End what is still under way, everybody's or one key's: streams with an event, the others with a status."""
@@ -130,7 +132,6 @@ class Forwarding:
         Raises the GatewayError to answer with, if nothing has been sent; afterwards it is sent as an event instead.
         """
         proxy = self._proxy
-        proxy.under_way.add(self)
         proxy.usage.admitted(self._call.caller.name)
         deadline: asyncio.TimerHandle | None = None
         if self._call.stream:
