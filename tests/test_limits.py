@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from multiverse.web.handlers.inference import LONGEST_PATH
 from tests import wire
+from tests.answers import assert_error
 from tests.checker import assert_nothing_under_way
 from tests.clients import EventStream, RawClient, Response
 from tests.conftest import StartGateway, StartPeer
@@ -148,3 +150,15 @@ def assert_flat(measured: list[Measured]) -> None:
         assert values[-1] <= values[0] + 2, f"{name} are flat in the last half: {values}"
     drift_bytes = last.memory_bytes - first.memory_bytes
     assert drift_bytes < MEMORY_DRIFT_BYTES, f"memory is flat in the last half: {drift_bytes / 1e6:.1f} MB more"
+
+
+def test_a_path_that_would_fill_the_memory(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    """Thousands of requests are remembered, each with its path: the checker sees it when long ones are kept."""
+    gateway.register(peer, model)
+    longest, longer = "/v1/" + "x" * (LONGEST_PATH - 4), "/v1/" + "x" * 60_000
+    assert gateway.call("POST", longest, wire.chat_body(model)).status == 200
+    with gateway.client() as client:
+        for path in [longest + "x", *[longer] * 700]:
+            client.request("POST", path, wire.chat_body(model))
+            assert_error(client.read_response(), "not_found")
+    assert [request.path for request in peer.requests] == [longest]

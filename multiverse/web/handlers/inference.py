@@ -29,6 +29,8 @@ from multiverse.web.handlers.reply import HandlerReply
 from multiverse.web.schemas import load_call
 
 VIA_OF_GATEWAYS = re.compile(r"(?:1\.[01] multiverse-[0-9a-f]{16})(?:, ?1\.[01] multiverse-[0-9a-f]{16}){0,15}")
+# The story, the log and the usage of each request remember its path: thousands of paths, which anybody may make up.
+LONGEST_PATH = 256
 FORWARDED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 
@@ -227,7 +229,7 @@ class AnyForwardHandler(ForwardHandler):
 
     def admit(self) -> None:
         """Refuse strange paths as well."""
-        if not FORWARDED_PATH.fullmatch(self.request.path):
+        if len(self.request.path) > LONGEST_PATH or not FORWARDED_PATH.fullmatch(self.request.path):
             raise NotFound("There is no such route. GET / tells where the API is.")
         super().admit()
 
