@@ -72,7 +72,10 @@ def test_a_secret_is_shown_once(gateway: GatewayProcess) -> None:
     [
         ({}, "name"),
         ({"name": " "}, "name"),
-        ({"name": "Ada\u200b"}, "name"),
+        *(
+            ({"name": name}, "name")
+            for name in ("Ada\u200b", "Ada\u200d", "A\u200cda", "\u3164", "\u2800", "A\U000e0041da")
+        ),
         ({"name": "Ada", "role": "king"}, "role"),
         ({"name": "Ada", "email": "ada"}, "email"),
         ({"name": "Ada", "expires_at": "soon"}, "expires_at"),

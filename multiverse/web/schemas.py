@@ -40,10 +40,13 @@ __all__ = [
 ]
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9._\-:/@+]{1,200}")
-# And those that nobody sees: with them a name could look like somebody else's, or turn the text around it. The joiners
-# U+200C and U+200D stay, which Persian and emoji are written with.
+# And those that nobody sees: with them a name could look like somebody else's or like none, or turn the text around it.
+# What Persian and emoji are written with, the joiners U+200C and U+200D and tags, stays where a letter of theirs can be
+# before it; fillers of Hangul, the empty pattern of Braille and the like do not.
 CONTROL_CHARACTERS = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+    r"[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e"
+    r"\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff]"
+    r"|(?<![^\x00-\x7f])[\u200c\u200d\U000e0020-\U000e007f]"
 )
 CONTROL_CHARACTERS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 PRINTABLE_ASCII = re.compile(r"[!-~]{1,500}")
