@@ -90,10 +90,11 @@ class Connection(asyncio.Protocol):
         """The connection is gone; an answer that is not whole by now never will be."""
         self.closed = True
         self._pool.forget(self)
-        self.alarm.stop()
         self._reader.close()
         if self.exchange is not None and not self._reader.complete:
             self._end_badly(self.exchange, Disconnected())
+        if self.exchange is None:
+            self.alarm.stop()  # Else its caller holds back what has come: the limits of an exchange hold to its end.
 
     # -- handing over --------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import pytest
 
 from multiverse.transport.addresses import AddressPolicy
 from multiverse.transport.dialling import Dialler
-from multiverse.transport.failures import BadAnswer, ConnectTimeout, Disconnected, TLSFailed
+from multiverse.transport.failures import BadAnswer, ConnectTimeout, Disconnected, TLSFailed, TotalTimeout
 from multiverse.transport.http import StreamingHTTPClient
 from tests import wire
 from tests.peers import ScriptedPeer
@@ -227,6 +227,24 @@ async def test_no_byte_is_lost_when_the_server_ends_while_it_is_held_back(
     async with serving(good_context, answer) as url:
         await ask(client, url, streaming_callback=consume)
     assert b"".join(received) == body
+
+
+async def test_the_total_limit_holds_even_when_the_server_has_left_while_it_is_held_back(
+    client: StreamingHTTPClient, good_context: ssl.SSLContext
+) -> None:
+    held: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(CHUNKED + wire.chunk(b"one"))
+        writer.close()
+
+    async with serving(good_context, answer) as url:
+        exchange = begin(client, url, streaming_callback=lambda _data: held, request_timeout=0.3)
+        await soon(lambda: exchange.received and not client.connections, "the server has left in the middle")
+        assert not exchange.done(), "its caller has not taken what came before"
+        await soon(exchange.done, "the limit is for everything")
+        assert isinstance(exchange.exception(), TotalTimeout)
 
 
 async def test_a_peer_that_pushes_is_held_back(client: StreamingHTTPClient, good_context: ssl.SSLContext) -> None:
