@@ -6,7 +6,6 @@ body is whole; any other kind of handler (a WebSocket, a static file) goes Torna
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
@@ -26,12 +25,11 @@ from multiverse.web.route import Route
 
 
 class GatewayApplication(tornado.web.Application):
-    """Serves `routes`; `shared` is what each handler is initialized with beside its route. To be made in the loop."""
+    """Serves `routes`; `shared` is what each handler is initialized with beside its route."""
 
     def __init__(self, routes: Sequence[Route], shared: dict[str, Any], **settings: Any) -> None:
         rules = [(route.pattern, route.handler, {**shared, "route": route}) for route in routes]
         super().__init__(cast(Any, rules), **settings)
-        self.loop = asyncio.get_running_loop()
         self.request_ids = request_ids()
         by_path = {
             pattern: DirectRoute(self, handler, arguments)

@@ -58,28 +58,6 @@ class RequestConnection(HTTP1Connection):
         """A request has come, and its answer is not out."""
         return self._request_start_line is not None and self._linger_timer is None and not self._finish_future.done()
 
-    # -- what handlers ask ---------------------------------------------------------------------------------------------
-
-    @property
-    def closed(self) -> bool:
-        """Whether the client is gone."""
-        return self.stream.closed()
-
-    @property
-    def congested(self) -> bool:
-        """Whether something of what was written is still here."""
-        return self.stream.writing()
-
-    @property
-    def taken_bytes(self) -> int:
-        """How much of what was written on this connection has left this process."""
-        # Tornado has no public word for it; without it, a slow reader looks like one that stopped.
-        return int(getattr(self.stream, "_total_write_done_index", 0))
-
-    def abort(self) -> None:
-        """Close the connection at once."""
-        self.stream.close()
-
     async def serve(self, delegate: httputil.HTTPMessageDelegate) -> bool:
         """Read the request and see its answer out; True when another may follow.
 

@@ -1,40 +1,17 @@
 """The client's end of the wire: a handler as the `Reply` that the proxy writes to, with back-pressure.
 
-Both HTTP servers offer the same few words beyond Tornado's interface (`Wire`). Whoever takes no byte at all for the
-write timeout is disconnected; whoever reads slowly is not.
+Whoever takes no byte at all for the write timeout is disconnected; whoever reads slowly is not.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from typing import Any, Protocol
 
 from tornado.iostream import StreamClosedError
 
 from multiverse.web.handlers.base import GatewayHandler
-
-
-class Wire(Protocol):
-    """What a request's connection offers: Tornado's `write`, and what it tells beyond Tornado's `HTTPConnection`."""
-
-    def write(self, chunk: bytes) -> asyncio.Future[None]:
-        """Write some of the body, once the head is out. The future is done when the client has room for more."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether the client is gone."""
-
-    @property
-    def congested(self) -> bool:
-        """Whether the client does not keep up with what is written to it."""
-
-    @property
-    def taken_bytes(self) -> int:
-        """How much of what was written has left this process; never decreases."""
-
-    def abort(self) -> None:
-        """Close the connection at once."""
+from multiverse.web.wire import wire_of
 
 
 class HandlerReply:
@@ -42,8 +19,7 @@ class HandlerReply:
 
     def __init__(self, handler: GatewayHandler, *, write_timeout_seconds: float) -> None:
         self._handler = handler
-        connection: Any = handler.request.connection
-        self._wire: Wire = connection
+        self._wire = wire_of(handler.request.connection)
         self._write_timeout_seconds = write_timeout_seconds
         self._watching = False
         self._head_is_out = False

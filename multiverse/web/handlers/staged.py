@@ -101,7 +101,7 @@ class StagedHandler(tornado.web.RequestHandler):
             method = getattr(self, (self.request.method or "").lower())
             answering = method(*self.path_args, **self.path_kwargs)
             if answering is not None:
-                self._answering = self.application.loop.create_task(self._see_out(answering))
+                self._answering = asyncio.get_running_loop().create_task(self._see_out(answering))
             elif not self._finished:
                 self.finish()
         except Exception as error:
