@@ -101,6 +101,5 @@ class Answer:
         self.finish_stream(event)
 
     def _end(self) -> None:
-        if self._timer is not None:
-            self.stop()
+        self.stop()
         self.started = self.finished = True

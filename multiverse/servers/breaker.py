@@ -35,26 +35,21 @@ class BreakerSettings:
 class Breaker:
     """The requests of one server: how many failed in a row, and what followed from that."""
 
-    __slots__ = (
-        "_clock",
-        "_ejected_moment",
-        "_ejections",
-        "_settings",
-        "_trial_moment",
-        "_until",
-        "closed",
-        "failures",
-    )
+    __slots__ = ("_clock", "_ejected_moment", "_ejections", "_settings", "_trial_moment", "_until", "failures")
 
     def __init__(self, settings: BreakerSettings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
         self.failures = 0
-        self.closed = True  # No ejection in force.
         self._ejections = 0  # Since the last success.
         self._ejected_moment = 0
         self._until: float | None = None
         self._trial_moment: int | None = None
+
+    @property
+    def closed(self) -> bool:
+        """No ejection in force."""
+        return self._until is None
 
     @property
     def trial_due(self) -> bool:
@@ -71,7 +66,7 @@ class Breaker:
 
     def begin(self, moment: int) -> None:
         """An attempt begins; it is the trial if one is due."""
-        if not self.closed and self.trial_due:
+        if self.trial_due:
             self._trial_moment = moment
 
     def end(self, began: int) -> None:
@@ -85,7 +80,6 @@ class Breaker:
             return False
         self.failures = self._ejections = 0
         self._until = self._trial_moment = None
-        self.closed = True
         return True
 
     def failed(self, began: int, moment: int) -> bool:
@@ -98,7 +92,6 @@ class Breaker:
             return False  # Failures that were under way when it was ejected must not double the wait.
         seconds = self._settings.eject_seconds * 2.0 ** min(self._ejections, DOUBLINGS)
         self._until = now + min(seconds, self._settings.eject_max_seconds)
-        self.closed = False
         self._ejections += 1
         self._ejected_moment = moment
         self._trial_moment = None
@@ -108,7 +101,6 @@ class Breaker:
         """A good probe ends the wait, not the count: one more failure ejects again, and for longer."""
         if self._trial_moment is None:
             self._until = None
-            self.closed = True
 
     def _is_old(self, began: int) -> bool:
         return self._ejections > 0 and began < self._ejected_moment

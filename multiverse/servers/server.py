@@ -158,18 +158,18 @@ class Server:
     @property
     def in_rotation(self) -> bool:
         """Healthy and willing; it may still be ejected or full."""
-        return self.health_status == HEALTHY and not (self.model_missing or self.draining or self.loading)
+        return self.offers_model and not (self.draining or self.loading)
 
     @property
     def available(self) -> bool:
         """May it take a request now."""
-        return self.in_rotation and not self.full and (self._breaker.closed or not self.ejected)
+        return self.in_rotation and not self.full and not self.ejected
 
     @property
     def preferred(self) -> bool:
         """Whether nothing says that another one would be a better choice for the moment."""
-        skipped_until = self._busy_until or self._avoided_until
-        return not skipped_until or self.skipped_until <= self._clock.monotonic()
+        skipped_until = self.skipped_until
+        return not skipped_until or skipped_until <= self._clock.monotonic()
 
     @property
     def skipped_until(self) -> float:
@@ -223,7 +223,7 @@ class Server:
 
     def attempt(self, on_end: Callable[[Server], None], asker: Asker = ANYBODY) -> Attempt:
         """Count one request in, now; `Attempt.end()` counts it out and then calls `on_end`."""
-        self._moment = moment = self._moment + 1
+        moment = self._next_moment()
         self._breaker.begin(moment)
         self.in_flight += 1
         by_owner = self.lending.is_owner(asker)

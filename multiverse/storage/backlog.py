@@ -63,8 +63,7 @@ class Backlog:
         """One row for `usage`; the oldest gives way when there are too many."""
         with self._lock:
             self._usage.append(row)
-            if len(self._usage) > self._limit:
-                self._trim(self._usage)
+            self._trim(self._usage)
 
     def add_probe(self, row: Row) -> None:
         """One row for `health_checks`, likewise."""

@@ -10,11 +10,14 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPServerConnectionDelegate, RequestStartLine
+from tornado.httputil import HTTPServerConnectionDelegate
 
 from multiverse.web.front.connection import FrontConnection
+
+if TYPE_CHECKING:
+    from multiverse.web.dispatch import DirectRoute
 
 WAITING_CONNECTIONS = 2048
 LOOKS_SECONDS = 0.02
@@ -30,20 +33,6 @@ class ClientLimits:
     header_timeout_seconds: float
     body_timeout_seconds: float
     write_timeout_seconds: float
-
-
-class DirectRoute(Protocol):
-    """Serves requests that have come whole, without a delegate for each."""
-
-    def serve(
-        self,
-        server_conn: object,
-        request_conn: HTTPConnection,
-        start_line: RequestStartLine,
-        headers: HTTPHeaders,
-        body: bytes,
-    ) -> None:
-        """Serve one request. Raises HTTPInputError, as `HTTPMessageDelegate.headers_received` does."""
 
 
 class FrontDoor:
