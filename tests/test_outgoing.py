@@ -110,7 +110,9 @@ SETTINGS = ForwardSettings(
 )
 
 
-def sent_to(server: Server, route: str, request_id: str = "id", *, stream: bool = False) -> dict[str, str]:
+def sent_to(
+    server: Server, route: str, request_id: str = "id", *, stream: bool = False, via: str = VIA
+) -> dict[str, str]:
     """The head of a forwarded request."""
     call = Call(
         request_id=request_id,
@@ -123,7 +125,7 @@ def sent_to(server: Server, route: str, request_id: str = "id", *, stream: bool 
         asker="",
         allowance=None,
         client_address="",
-        via=VIA,
+        via=via,
         started_seconds=0.0,
     )
     head = server_request(call, server, RELAY, call.body, SETTINGS).head()
@@ -137,6 +139,7 @@ def test_what_requests_have_in_common_is_forgotten_with_the_registration() -> No
     assert sent_to(server, route)["Accept"] == "application/json"
     assert sent_to(server, route, stream=True)["Accept"] == "text/event-stream"
     assert sent_to(server, "/v1/audio/speech")["Accept"] == "*/*"
+    assert sent_to(server, route, via=f"1.1 before, {VIA}")["Via"] == f"1.1 before, {VIA}"
     server.change(build_registration(api_key="new", endpoint_url="http://elsewhere.example:81"))
     sent = sent_to(server, route)
     assert (sent["Authorization"], sent["Host"]) == ("Bearer new", "elsewhere.example:81")

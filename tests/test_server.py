@@ -455,11 +455,13 @@ def test_unhealthy_for_how_long(clock: HandClock) -> None:
 def test_a_restart_makes_it_no_younger(clock: HandClock) -> None:
     server = build_server(clock, healthy=False)
     server.note_failed_probe(NO_ANSWER)
+    succeed(server)
     row = state_row(server)
     clock.pass_time(7200)
     clock.monotonic_now = 3.0  # a new process, perhaps a new boot
     restarted = build_server(clock, healthy=False)
     restore(restarted, row)
+    assert restarted.last_successful_request_at == row["last_successful_request_at"] is not None
     assert (restarted.health_status, restarted.unhealthy_seconds) == (UNKNOWN, 0), "nobody has asked it yet"
     restarted.note_failed_probe(NO_ANSWER)
     assert restarted.unhealthy_seconds == pytest.approx(7200, abs=0.01)
