@@ -59,6 +59,7 @@ def test_from_the_blackboard_to_thanks(
 def claim(visitor: Visitor, code: str, name: str) -> str:
     """By keyboard: mistakes beside their fields, then the key."""
     page = visitor.open("/claim")
+    expect(page.get_by_label("Code")).to_be_focused()
     page.keyboard.type("k7qm3")
     page.keyboard.press("Enter")
     expect(page.locator("#code-error")).to_contain_text("10 letters")
