@@ -105,7 +105,7 @@ def _serve(
 ) -> int:
     """Run the gateway until it ends; `variables` win over the environment, `probe_seconds` is the longest interval."""
     # Only these commands need the gateway; the others start faster without it.
-    from multiverse.config import ConfigError, load_config
+    from multiverse.config import ConfigError, load_config, notify_socket
     from multiverse.web.app import run
 
     given: dict[str, Any] = {"host": host, "port": port}
@@ -116,7 +116,7 @@ def _serve(
         click.echo(f"multiverse: {error}", err=True)
         return USAGE_ERROR
     changes["health_check_interval_seconds"] = min(probe_seconds, config.health_check_interval_seconds)
-    return run(dataclasses.replace(config, **changes))
+    return run(dataclasses.replace(config, **changes), notify_socket())
 
 
 @cli.command()

@@ -18,7 +18,7 @@ from environs import Env, EnvValidationError, ValidationError
 
 from multiverse.settings import SETTINGS, Reader, Setting
 
-__all__ = ["SETTINGS", "Config", "ConfigError", "Setting", "load_config"]
+__all__ = ["SETTINGS", "Config", "ConfigError", "Setting", "load_config", "notify_socket"]
 
 
 class ConfigError(Exception):
@@ -142,6 +142,14 @@ def load_config(
     if problems:
         raise ConfigError("; ".join(problems))
     return Config(**parsed)
+
+
+def notify_socket() -> str | None:
+    """Where systemd waits for word of a unit with `Type=notify` (sd_notify(3)); None where it did not start us.
+
+    No setting: nobody writes it, and a `.env` with an empty one would hide it.
+    """
+    return os.environ.get("NOTIFY_SOCKET") or None
 
 
 def _read_dotenv(path: Path) -> dict[str, str]:

@@ -134,6 +134,25 @@ def test_from_an_empty_disk_with_two_settings(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"gateway.db", "logs"}
 
 
+def test_systemd_is_told(start_gateway: StartGateway, tmp_path: Path) -> None:
+    for address in (str(tmp_path / "notify"), f"@multiverse-{os.getpid()}"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(address.replace("@", "\0"))
+            manager.settimeout(10.0)
+            gateway = start_gateway(NOTIFY_SOCKET=address)
+            assert manager.recv(100) == b"READY=1"
+            assert gateway.admin("GET", "/health").status == 200
+            gateway.terminate()
+            assert manager.recv(100) == b"STOPPING=1"
+            assert gateway.wait(10.0) == 0
+
+
+def test_a_service_manager_that_does_not_listen(start_gateway: StartGateway, tmp_path: Path) -> None:
+    gateway = start_gateway(NOTIFY_SOCKET=tmp_path / "nobody")
+    assert gateway.stop() == 0, "it works all the same"
+    assert "nobody cannot be told READY=1: No such file or directory" in gateway.output
+
+
 def test_memory_after_the_start(start_gateway: StartGateway) -> None:
     gateway = start_gateway()
     assert gateway.call("GET", "/health").status == 200

@@ -37,6 +37,7 @@ from multiverse.web.openapi import document_bytes
 from multiverse.web.route import Route
 from multiverse.web.routes import ROUTES
 from multiverse.web.seeding import Registered, read_servers_file, seed
+from multiverse.web.service_manager import ServiceManager
 
 LOG = logging.getLogger(__name__)
 
@@ -89,8 +90,8 @@ def make_server(gateway: Gateway) -> FrontDoor | GatewayHTTPServer:
     return FrontDoor(app, limits)
 
 
-def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code."""
+def run(config: Config, notify_socket: str | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. systemd hears of it at `notify_socket`."""
     try:
         logs = open_logs(config)
     except ConfigError as error:
@@ -98,7 +99,7 @@ def run(config: Config) -> int:
         return EXIT_BAD_SETTINGS
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(config, logs))
+            return runner.run(_serve(config, logs, ServiceManager(notify_socket)))
     except ConfigError as error:
         sys.stderr.write(f"multiverse: {error}\n")
         return EXIT_BAD_SETTINGS
@@ -156,7 +157,7 @@ async def _fill(gateway: Gateway, entries: list[Registered]) -> None:
     await gateway.classroom.open()
 
 
-async def _serve(config: Config, logs: Logs) -> int:
+async def _serve(config: Config, logs: Logs, service_manager: ServiceManager) -> int:
     stop, hurry = asyncio.Event(), asyncio.Event()
     _on_signal(signal.SIGTERM, stop.set)  # A PaaS may send it more than once, and still means "take your time".
     _on_signal(signal.SIGINT, lambda: hurry.set() if stop.is_set() else stop.set())
@@ -169,12 +170,14 @@ async def _serve(config: Config, logs: Logs) -> int:
             host, port = sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             LOG.info("multiverse %s listening on http://%s:%d", __version__, shown, port)
+            service_manager.tell_ready()
             gateway.watch_servers()
             gc.freeze()  # What is there by now stays: no collection has to look through it again.
             filling = asyncio.create_task(_fill(gateway, entries))
             if config.reload:
                 tornado.autoreload.start()
             await stop.wait()
+            service_manager.tell_stopping()
             filling.cancel()
             await gateway.drain(hurry)
             server.stop()
