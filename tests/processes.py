@@ -133,6 +133,11 @@ class GatewayProcess:
     def process_id(self) -> int:
         return self._process.pid
 
+    def waited_for_cpu_seconds(self) -> float:
+        """How long its event loop was ready to run while others had the CPU; 0 where the system does not tell."""
+        times = Path(f"/proc/{self.process_id}/schedstat")
+        return int(times.read_text().split()[1]) / 1e9 if times.exists() else 0.0
+
     @property
     def alive(self) -> bool:
         return self._process.poll() is None

@@ -48,7 +48,7 @@ def test_a_hundred_thousand_usage_rows(start_gateway: StartGateway, peer: Script
     fill(gateway)
     began_at = time.monotonic()
     gateway.start()
-    assert time.monotonic() - began_at < STARTED_WITHIN_SECONDS
+    assert time.monotonic() - began_at - gateway.waited_for_cpu_seconds() < STARTED_WITHIN_SECONDS
     piece = wire.chunk(wire.chat_chunk("x"))
     peer.script(wire.STREAM_HEAD, *(piece, Sleep(0.02)) * 60, wire.chunked(wire.finish_chunk() + wire.DONE))
     with gateway.stream(model) as stream:
