@@ -154,7 +154,7 @@ def test_who_is_not_signed_in_sees_models_and_nobody(
 def test_signing_in_and_out(gateway: GatewayProcess, visit: Visit) -> None:
     visitor = visit(gateway)
     visitor.expect("status of 401")
-    page = visitor.open("/settings")
+    page = visitor.open("/settings?from=a-link")
     page.get_by_role("button", name="Sign in").click()
     expect(page.locator("#key-error")).to_have_text("Type or paste the key.")
     page.get_by_label("Key").fill("not the key")
@@ -164,16 +164,35 @@ def test_signing_in_and_out(gateway: GatewayProcess, visit: Visit) -> None:
     page.get_by_label("Key").fill(ADMIN_KEY)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Settings", exact=True)).to_be_visible()
+    assert page.url == f"{gateway.url}/settings?from=a-link"
     (cookie,) = visitor.context.cookies()
     assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/")
     stored = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href])")
     assert ADMIN_KEY not in stored + str(cookie) + page.content()
     assert cookie["value"] not in stored, "no script can read it"
+    the_session_ends_meanwhile(page)
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("link", name="Sign in", exact=True)).to_be_visible()
     assert visitor.context.cookies() == []
     page = visitor.open("/logs")
     assert "/sign-in" in page.url
+
+
+def the_session_ends_meanwhile(page: Page) -> None:
+    """As when the gateway restarts, or after twelve hours: the page says so, and leads back to itself."""
+    expect(page.locator("#liveness")).to_have_text("Live")
+    page.evaluate("fetch('/session', {method: 'DELETE'})")
+    expect(page.locator("#liveness")).to_have_text("Signed out")
+    expect(page.get_by_role("alert").filter(has_text="Your session has ended")).to_be_visible()
+    expect(page.locator("#network")).to_be_hidden()
+    page.get_by_role("link", name="Sign in again").click()
+    page.get_by_label("Key").fill(ADMIN_KEY)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/settings?from=a-link")
+    expect(page.locator("#liveness")).to_have_text("Live")
+    page.evaluate("fetch('/session', {method: 'DELETE'})")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("#session")).to_be_visible()
 
 
 def test_signing_in_leads_to_no_other_site(gateway: GatewayProcess, visit: Visit, subtests: pytest.Subtests) -> None:

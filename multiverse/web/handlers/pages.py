@@ -50,7 +50,8 @@ class PageHandler(GatewayHandler):
     def get(self, *args: str) -> None:
         """The page, or the way to it."""
         if not self._is_welcome():
-            self.redirect(f"/sign-in?next={quote(self.request.path)}", status=303)
+            wanted = self.request.path + (f"?{self.request.query}" if self.request.query else "")
+            self.redirect(f"/sign-in?next={quote(wanted)}", status=303)
             return
         self.show_page()
 

@@ -18,6 +18,7 @@ export const isSignedIn = document.body.dataset.role !== "anonymous";
 /** Whether `/v1` answers this visitor; asking in vain would be an error in the browser's console. */
 export const mayAsk = document.body.dataset.mayAsk === "yes";
 const MODELS = "/v1/models";
+const ENDED = "Your session has ended. Sign in again: in another tab, if what stands here shall stay.";
 const UNREACHABLE = "The gateway cannot be reached. It may be restarting, or this device is offline.";
 
 function tell(reachable) {
@@ -74,8 +75,9 @@ export async function errorOf(response) {
   if (response.status === 429 && retryAfterSeconds) {
     message += ` (${retryAfterSeconds} s)`;
   }
-  if (response.status === 401 && isSignedIn) {
-    message = "Your session has ended. Sign in again.";
+  if (response.status === 401 && isSignedIn && new URL(response.url).pathname !== "/session") {
+    message = ENDED;
+    window.dispatchEvent(new Event("sessionend"));
   }
   return new ApiError(message, {
     status: response.status,

@@ -1,6 +1,6 @@
 // What every page has: colours, sign out, the network's state, the quick counts, times that grow older.
 
-import { call, isAdmin, mayAsk, mayOwnServers } from "./api.js";
+import { call, isAdmin, isSignedIn, mayAsk, mayOwnServers } from "./api.js";
 import { build, find, setHidden, setText, whileBusy } from "./dom.js";
 import { count, plural, tickTimes } from "./format.js";
 import { live } from "./live.js";
@@ -17,6 +17,7 @@ const LIVENESS = {
   connecting: ["Connecting", "Trying to get the live changes"],
   polling: ["Polling", "The live changes cannot be had; asking every few seconds instead"],
   lost: ["Offline", "The gateway cannot be reached; trying again"],
+  ended: ["Signed out", "Your session has ended: sign in again to see what changes"],
 };
 
 function watchTheme() {
@@ -48,6 +49,11 @@ function watchTheme() {
   show();
 }
 
+/** Where one signs in, and comes back to this page from. */
+function signInPath() {
+  return `/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`;
+}
+
 function watchSignOut() {
   const button = document.querySelector("#sign-out");
   button?.addEventListener("click", () =>
@@ -61,9 +67,33 @@ function watchSignOut() {
     }),
   );
   const link = document.querySelector("#sign-in");
-  if (link !== null && location.pathname !== "/") {
-    link.href = `/sign-in?next=${encodeURIComponent(location.pathname)}`;
+  if (link !== null && !["/", "/claim"].includes(location.pathname)) {
+    link.href = signInPath();
   }
+}
+
+/** A session may end while its page is open: after twelve hours, with its key, and when the gateway restarts. */
+function watchSession() {
+  const banner = find("#session");
+  const link = build("a", {}, "Sign in again");
+  banner.append(build("span", {}, "Your session has ended: what is shown here may be old."), link);
+  const show = () => {
+    link.href = signInPath();
+    setHidden(banner, false);
+  };
+  window.addEventListener("sessionend", show);
+  live.on("state", (state) => state === "ended" && show());
+  document.addEventListener("visibilitychange", async () => {
+    if (!document.hidden) {
+      // Somebody comes back to the page, from signing in in another tab perhaps.
+      const { signed_in: signedIn } = await call("GET", "/session").catch(() => ({ signed_in: banner.hidden }));
+      if (signedIn) {
+        setHidden(banner, true);
+      } else {
+        show();
+      }
+    }
+  });
 }
 
 /** On a phone the pages' names do not fit: the present one shall be seen. */
@@ -129,6 +159,9 @@ export function startFrame({ listsModels = false } = {}) {
   watchTheme();
   watchSignOut();
   watchNetwork();
+  if (isSignedIn) {
+    watchSession();
+  }
   showWhere();
   setInterval(tickTimes, 1000);
   if (isAdmin) {

@@ -1,7 +1,7 @@
 // What changes, as it changes: one stream of events per page, with back-off, and polling while the stream cannot be had.
 //
 // on("servers", …) gets {servers: Map, changed: Set, removed: Set, all: boolean}; on("counts", …) the counts;
-// on("logs", …) the id of the latest record; on("state", …) one of live, connecting, polling, lost.
+// on("logs", …) the id of the latest record; on("state", …) one of live, connecting, polling, lost, ended.
 
 import { ApiError, call } from "./api.js";
 
@@ -141,8 +141,9 @@ class Live {
       if (!(error instanceof ApiError)) {
         throw error;
       }
-      this.#setState("lost");
-      if (error.status === 401) {
+      const ended = error.status === 401 || error.status === 403; // Signed out, or in with another key meanwhile.
+      this.#setState(ended ? "ended" : "lost");
+      if (ended) {
         this.#pause();
       }
     }
