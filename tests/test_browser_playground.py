@@ -49,8 +49,25 @@ def test_tokens_come_one_by_one_and_stop_stops(
     eventually(lambda: request.connection.closed_at is not None, "the server is told at once", 1.0)
     expect(page.locator("#conversation .remark")).to_contain_text("Stopped")
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
-    assert number(page, "State") == "stopped"
+    expect(page.locator("#numbers dd[data-name=State]")).to_have_text("stopped")
+    begin_anew_meanwhile(page, peer)
     eventually(lambda: not gateway.in_flight(), "nothing is left of it")
+
+
+def begin_anew_meanwhile(page: Page, peer: ScriptedPeer) -> None:
+    """A new conversation in the middle of an answer; before that, its link can be focused while the numbers change."""
+    peer.script(wire.STREAM_HEAD, event("Never"), Hold())
+    say(page, "Another one")
+    expect(page.locator("#conversation li").last).to_have_text("Never")
+    expect(page.locator("#numbers dd[data-name=State]")).to_have_text("streaming")
+    link, time = page.locator("#numbers dd[data-name='Request id'] a"), page.locator("#numbers dd[data-name=Time]")
+    link.focus()
+    expect(time).not_to_have_text(time.inner_text())
+    expect(link).to_be_focused()
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+    page.reload()
+    expect(page.locator("#conversation li")).to_have_text(["Choose a model, and say something."])
 
 
 def test_what_was_measured_and_a_conversation(
@@ -73,8 +90,11 @@ def test_what_was_measured_and_a_conversation(
     assert [message["role"] for message in sent["messages"]] == ["system", "user", "assistant", "user"]
     assert (sent["temperature"], sent["max_tokens"], sent["stream"]) == (0.5, 64, True)
     expect(page.locator("#conversation li")).to_have_count(4)
+    page.get_by_label("Message", exact=True).fill("Half a ques")
     page.reload()
     expect(page.locator("#conversation li")).to_have_count(4)
+    for label, kept in (("Temperature", "0.5"), ("Max tokens", "64"), ("Message", "Half a ques")):
+        expect(page.get_by_label(label, exact=True)).to_have_value(kept)
     page.get_by_role("button", name="New conversation").click()
     expect(page.locator("#conversation li")).to_have_count(1)
     assert gateway.server(registration_id)["in_flight"] == 0
@@ -95,7 +115,8 @@ def test_a_plain_answer_and_a_failure_in_words(
     say(page, "Once more")
     failed = page.locator("#conversation li[data-state=failed]")
     expect(failed).to_contain_text(re.compile("too long <b>not bold</b>.*request req-"))
-    assert number(page, "State") == "failed"
+    expect(page.locator("#numbers dd[data-name=State]")).to_have_text("failed")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Once more")
     page.get_by_label("Temperature").fill("hot")
     expect(page.locator("#temperature-error")).to_have_text("From 0 to 2.")
     say(page, "Not sent")

@@ -13,6 +13,7 @@ import { toastError } from "./toasts.js";
 const ASK_AGAIN_MS = 10_000;
 const KEPT = "conversation";
 const SHOW_MS = 200;
+const KEPT_OPTIONS = ["system", "temperature", "max_tokens"];
 
 startFrame({ listsModels: true });
 
@@ -72,7 +73,9 @@ function addMessage(role, content) {
 
 function keep() {
   try {
-    sessionStorage.setItem(KEPT, JSON.stringify({ messages, model: modelField.value, system: options.elements.system.value }));
+    const typed = Object.fromEntries(KEPT_OPTIONS.map((name) => [name, options.elements[name].value]));
+    const stream = options.elements.stream.checked;
+    sessionStorage.setItem(KEPT, JSON.stringify({ messages, model: modelField.value, prompt: prompt.value, stream, ...typed }));
   } catch {
     // Lost at the next reload, then.
   }
@@ -82,7 +85,11 @@ function restore() {
   try {
     const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "{}");
     messages = kept.messages ?? [];
-    options.elements.system.value = kept.system ?? "";
+    prompt.value = kept.prompt ?? "";
+    options.elements.stream.checked = kept.stream ?? true;
+    for (const name of KEPT_OPTIONS) {
+      options.elements[name].value = kept[name] ?? "";
+    }
     for (const { role, content } of messages) {
       addMessage(role, content);
     }
@@ -105,16 +112,33 @@ function showNumbers(measured, state) {
   const server = measured.server ? (names.get(measured.server) ?? measured.server) : NOTHING;
   const shown = {
     State: state,
-    Server: isAdmin && measured.server ? build("a", { href: `/servers/${measured.server}`, title: measured.server }, server) : server,
+    Server: isAdmin && measured.server ? { text: server, href: `/servers/${measured.server}` } : server,
     Attempts: measured.attempts ?? NOTHING,
     "First token": milliseconds(measured.firstTokenMs),
     "Tokens per second": rate === null ? NOTHING : rate.toFixed(1),
     Time: milliseconds(measured.totalMs ?? (aborter === null ? null : performance.now() - measured.started)),
     "Tokens in / out": usage ? `${count(usage.prompt_tokens)} / ${count(usage.completion_tokens)}` : measured.chunks ? `– / ${count(measured.chunks)} pieces` : NOTHING,
     "Ended because": measured.finishReason ?? NOTHING,
-    "Request id": measured.requestId ? build("a", { href: storyPath(measured.requestId) }, build("code", {}, measured.requestId)) : NOTHING,
+    "Request id": measured.requestId ? { text: build("code", {}, measured.requestId), href: storyPath(measured.requestId) } : NOTHING,
   };
-  find("#numbers").replaceChildren(...Object.entries(shown).flatMap(([name, value]) => [build("dt", {}, name), build("dd", { dataset: { name } }, value)]));
+  for (const [name, value] of Object.entries(shown)) {
+    showNumber(name, value);
+  }
+}
+
+/** A text or a link, in its place; a link that is made anew five times a second can be neither clicked nor focused. */
+function showNumber(name, value) {
+  let place = document.querySelector(`#numbers dd[data-name="${name}"]`);
+  if (place === null) {
+    place = build("dd", { dataset: { name } });
+    find("#numbers").append(build("dt", {}, name), place);
+  }
+  const { text = value, href = null } = value;
+  const told = `${text.textContent ?? text} ${href}`;
+  if (place.dataset.told !== told) {
+    place.dataset.told = told;
+    place.replaceChildren(href === null ? text : build("a", { href }, text));
+  }
 }
 
 // -- sending and stopping
@@ -130,6 +154,7 @@ function nearEnd() {
 }
 
 async function answer() {
+  const conversation = messages;
   const { element, text } = addMessage("assistant", "");
   element.dataset.state = "streaming";
   const measured = new Measured();
@@ -166,9 +191,11 @@ async function answer() {
     delete element.dataset.state;
   }
   if (text.textContent) {
-    messages.push({ role: "assistant", content: text.textContent });
-    keep();
+    conversation.push({ role: "assistant", content: text.textContent }); // Nobody's, where a new one has begun meanwhile.
+  } else if (state === "failed" && conversation === messages) {
+    prompt.value ||= messages.at(-1).content; // To be sent again, or changed.
   }
+  keep();
   showNumbers(measured, state);
   exported?.refresh();
 }
@@ -194,9 +221,9 @@ async function say() {
     messages.pop(); // It was never answered; two in a row confuse some models.
   }
   messages.push({ role: "user", content });
+  prompt.value = "";
   keep();
   addMessage("user", content).element.scrollIntoView({ block: "nearest" });
-  prompt.value = "";
   await answer();
   prompt.focus({ preventScroll: true });
 }
@@ -251,6 +278,7 @@ prompt.addEventListener("keydown", (event) => {
     say();
   }
 });
+prompt.addEventListener("input", keep);
 find("#stop").addEventListener("click", () => {
   aborter?.abort();
   prompt.focus({ preventScroll: true });
