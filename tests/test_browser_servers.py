@@ -52,6 +52,7 @@ def test_from_the_form_to_its_end(gateway: GatewayProcess, visit: Visit, peer: S
 def look_and_change(page: Page, gateway: GatewayProcess, registration_id: str) -> None:
     """Probe, drain, resume and edit on the server's own page."""
     expect(page.locator("#verdict-place")).to_have_text("healthy")
+    expect(page.locator("#uptime")).to_have_text("the only one so far was good")
     page.get_by_role("button", name="Probe now").click()
     expect(page.locator("#toasts")).to_contain_text("The server answers")
     expect(page.locator("#timeline li")).to_have_count(2)
@@ -67,6 +68,8 @@ def look_and_change(page: Page, gateway: GatewayProcess, registration_id: str) -
     page.get_by_role("button", name="Edit").click()
     page.get_by_label("Owner").fill("Grace")
     page.get_by_label("Requests at a time").fill("")
+    gateway.admin("PUT", f"/admin/register/{registration_id}", {"description": "Ben's words"})
+    expect(page.locator("#facts")).to_contain_text("Ben's words")
     expect(page.locator("#changed-count")).to_have_text("2 changed")
     lend_on_terms(page)
     expect(page.locator("label[for=owner_name]")).to_contain_text("changed")
@@ -79,6 +82,7 @@ def look_and_change(page: Page, gateway: GatewayProcess, registration_id: str) -
     assert (server["offered_to"], server["friends"], server["reserve_slot"]) == ("friends", ["admin"], True)
     assert (server["quiet_hours"], server["daily_token_cap"]) == ("02:00-02:01", 5000)
     assert server["time_zone"], "the browser's own"
+    assert server["description"] == "Ben's words", "what others change meanwhile stays"
     expect(page.locator("#facts")).to_contain_text("friends: admin")
     expect(page.locator("#facts")).to_contain_text("0 of 5,000")
 

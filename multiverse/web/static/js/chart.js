@@ -4,6 +4,7 @@ import { milliseconds, short } from "./format.js";
 
 const HEIGHT = 190;
 const DAY_SECONDS = 86_400;
+const SHORTEST_SECONDS = 60;
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -94,7 +95,7 @@ export function trafficChart(place) {
 export function probeChart(place) {
   return new Chart(place, () => ({
     cursor: { drag: { x: false, y: false }, points: { show: false } },
-    scales: { wait: { range: (plot, low, high) => [0, Math.max(high * 1.1, 10)] } },
+    scales: { x: { range: (plot, first, last) => [first - Math.max(SHORTEST_SECONDS + first - last, 0), last] }, wait: { range: (plot, low, high) => [0, Math.max(high * 1.1, 10)] } },
     axes: [axis({ values: clockTimes, space: 70, size: 30 }), axis({ scale: "wait", values: (plot, values) => values.map((value) => milliseconds(value).replace(".0 ", " ")), size: 62 })],
     series: [{}, { scale: "wait", stroke: colour("--chart-wait"), width: 2, points: { size: 4, fill: colour("--chart-wait") } }],
   }));

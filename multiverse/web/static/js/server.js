@@ -20,6 +20,7 @@ const path = `/admin/servers/${id}`;
 const chip = verdictChip("unknown");
 const form = new ServerForm(find("#edit-form"), { onInput: () => markChanges(), registrationId: id });
 let server = null;
+let before = {}; // The fields as they were when editing began: what others change meanwhile stays theirs.
 let changesMade = 0;
 let chart = null;
 let snippet = null;
@@ -101,7 +102,8 @@ function showProbes({ recent_probes: probes, uptime_percent: uptime }) {
   const oldestFirst = [...probes].reverse();
   setHidden(find("#no-probes"), probes.length > 0);
   setHidden(find("#chart"), probes.length === 0);
-  setText(find("#uptime"), uptime === null ? "" : `${uptime} % of the last ${probes.length} were good`);
+  const one = probes[0]?.ok ? "the only one so far was good" : "the only one so far failed";
+  setText(find("#uptime"), uptime === null ? "" : probes.length === 1 ? one : `${uptime} % of the last ${probes.length} were good`);
   find("#timeline").replaceChildren(
     ...oldestFirst.map((probe) => {
       const said = `${exactTime(probe.checked_at)}: ${probe.ok ? `good, ${milliseconds(probe.response_time_ms)}` : probe.reason}`;
@@ -218,7 +220,7 @@ function shownValue(name) {
 }
 
 function changes() {
-  return Object.keys(FIELDS).filter((name) => JSON.stringify(form.value(name)) !== JSON.stringify(valueNow(name)));
+  return Object.keys(FIELDS).filter((name) => JSON.stringify(form.value(name)) !== JSON.stringify(before[name]));
 }
 
 function valueNow(name) {
@@ -248,6 +250,7 @@ find("#edit").addEventListener("click", () => {
   for (const name of Object.keys(FIELDS)) {
     form.input(name).value = shownValue(name);
   }
+  before = Object.fromEntries(Object.keys(FIELDS).map((name) => [name, valueNow(name)]));
   form.clearComplaints();
   setText(find("#api_key-help"), server.has_api_key ? "One is set. Leave this empty to keep it." : "Only if the server asks for one.");
   markChanges();
