@@ -18,7 +18,7 @@ const list = find("#records");
 const pauseButton = find("#pause");
 let lastId = 0;
 let paused = false;
-let missed = false;
+let missed = null;
 let asking = false;
 
 function filters() {
@@ -62,11 +62,10 @@ function line(record) {
 /** Everything anew, or only what is newer than what is shown. */
 async function load({ anew }) {
   if (asking) {
-    missed = true;
+    missed = { anew: anew || missed?.anew === true };
     return;
   }
   asking = true;
-  missed = false;
   const wanted = filters();
   if (!anew) {
     wanted.set("after", String(lastId));
@@ -91,8 +90,10 @@ async function load({ anew }) {
   } finally {
     asking = false;
   }
-  if (missed && !paused) {
-    load({ anew });
+  const next = missed;
+  missed = null;
+  if (next && (next.anew || !paused)) {
+    load(next);
   }
 }
 
