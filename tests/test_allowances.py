@@ -172,7 +172,10 @@ def test_headers_on_every_answer(start_gateway: StartGateway, peer: ScriptedPeer
 
 
 def test_tokens_are_remembered_over_a_restart(start_gateway: StartGateway, peer: ScriptedPeer, model: str) -> None:
-    gateway = limited(start_gateway, RATE_LIMITS_BY_ROLE="student=0/9/0,anonymous=0/0/0")
+    limits = "student=0/9/0,anonymous=0/0/0"
+    gateway = limited(start_gateway, RATE_LIMITS_BY_ROLE=limits)
+    settings = {row["variable"]: row["value"] for row in gateway.admin("GET", "/admin/settings").json()["settings"]}
+    assert (settings["RATE_LIMITS_BY_ROLE"], settings["SMTP_HOST"]) == (limits, "none"), "as in .env"
     gateway.register(peer, model)
     secret = make_key(gateway)[1]
     assert [gateway.chat(model, headers=bearer(secret)).status for _number in range(3)] == [200, 200, 429]

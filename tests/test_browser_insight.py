@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from playwright.sync_api import expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.conftest import StartPeer, Visit
 from tests.operations import AnswerChat, Reset, Sleep
@@ -32,11 +32,14 @@ def test_models_and_who_offers_them(gateway: GatewayProcess, visit: Visit, start
 
 def test_log_records_as_they_come(gateway: GatewayProcess, visit: Visit, peer: ScriptedPeer, model: str) -> None:
     gateway.register(peer, model)
-    page = visit(gateway, signed_in=True).open("/logs")
+    visitor = visit(gateway, signed_in=True)
+    visitor.page.clock.install()
+    page = visitor.open("/logs")
     expect(page.locator("#liveness")).to_have_text("Live")
     records = page.locator("#records li")
     gateway.chat(model, headers=[("X-Request-ID", "a-request-of-ours")])
     expect(records.first).to_contain_text("request_id=a-request-of-ours")
+    filter_while_asking(page, gateway, model)
     page.get_by_role("button", name="Pause").click()
     gateway.chat(model, headers=[("X-Request-ID", "while-paused")])
     page.get_by_label("Request id").fill("a-request-of-ours")
@@ -53,6 +56,21 @@ def test_log_records_as_they_come(gateway: GatewayProcess, visit: Visit, peer: S
     page.get_by_label("Text").fill("")
     page.get_by_label("Level").select_option("ERROR")
     expect(records).to_have_count(0)
+
+
+def filter_while_asking(page: Page, gateway: GatewayProcess, model: str) -> None:
+    """What is typed while newer records are on their way still counts."""
+    held: list[Route] = []
+    page.route("**/admin/logs?after=*", lambda route: held.append(route))
+    with page.expect_request("**/admin/logs?after=*"):
+        gateway.chat(model)
+    page.get_by_label("Request id").fill("a-request-of-ours")
+    page.clock.fast_forward(300)
+    held[0].continue_()
+    page.unroute("**/admin/logs?after=*")
+    expect(page.locator("#records li")).to_have_count(1)
+    page.get_by_label("Request id").fill("")
+    expect(page.locator("#records li")).not_to_have_count(1)
 
 
 def test_why_a_request_was_slow(gateway: GatewayProcess, visit: Visit, start_peer: StartPeer, model: str) -> None:
@@ -89,5 +107,7 @@ def test_settings_without_secrets(gateway: GatewayProcess, visit: Visit) -> None
     assert ADMIN_KEY not in page.content()
     expect(page.locator("#state")).to_contain_text("1.0.0")
     expect(page.locator("#settings tr", has_text="HEALTH_CHECK_INTERVAL_SECONDS")).to_contain_text("300")
+    unset = page.locator("#settings tr", has=page.locator("th", has_text="SMTP_HOST"))
+    expect(unset.locator("td").first).to_have_text("none")
     page.get_by_label("Search").fill("queue")
     expect(page.locator("#settings tr:visible")).to_have_count(2)

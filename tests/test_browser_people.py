@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -263,17 +264,21 @@ def claim_from_the_board(page: Page, gateway: GatewayProcess, model: str) -> Non
 
 
 def test_usage_is_narrowed_down(gateway: GatewayProcess, visit: Visit, peer: ScriptedPeer, model: str) -> None:
-    gateway.register(peer, model, owner_name="the lab")
+    registration_id = gateway.register(peer, model, owner_name="the lab")
     name = f"Ada of {model}"
     key_id, key = make_key(gateway, name)
     for _request in range(2):
         gateway.chat(model, headers=bearer(key))
+    gateway.admin("POST", f"/admin/servers/{registration_id}/drain")
     gateway.chat(model)
     page = visit(gateway, signed_in=True).open("/usage")
     page.locator("#filters").get_by_label("Model").select_option(model)
     expect(page.locator("#requests")).to_have_text("3")
     expect(page.locator("#key-count")).to_have_text("2 people")
-    expect(page.locator("#server-rows")).to_contain_text(f"the lab: {model}")
+    expect(page.locator("#server-rows tr")).to_have_text(
+        [re.compile(f"the lab: {re.escape(model)}"), re.compile("refused before one was asked")]
+    )
+    expect(page.locator("#server-count")).to_have_text("1 server")
     page.locator("#key-rows").get_by_role("button", name=name).click()
     expect(page.locator("#requests")).to_have_text("2")
     assert page.url == f"{gateway.url}/usage?model={model.replace('/', '%2F')}&key={key_id}"

@@ -157,8 +157,12 @@ def _shown_value(variable: str, value: object) -> Any:
         return f"sqlite:///{value}"
     if isinstance(value, bool):
         return str(value).lower()
+    if variable == "RATE_LIMITS_BY_ROLE" and isinstance(value, tuple):
+        value = tuple(f"{role}={'/'.join(map(str, limits))}" for role, limits in value)
     if isinstance(value, tuple):
         return ",".join(str(part) for part in value) or "none"
+    if value is None:
+        return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -49,7 +49,7 @@ function row(story) {
     {},
     build("td", {}, when),
     build("td", { class: "model" }, story.model),
-    isAdmin ? build("td", { class: "medium" }, story.key_name) : null,
+    isAdmin ? build("td", { class: "person medium" }, story.key_name) : null,
     build("td", {}, outcomeChip(story)),
     build("td", { class: "number" }, milliseconds(story.total_ms)),
     build("td", { class: "number medium" }, milliseconds(story.first_token_ms)),

@@ -79,7 +79,7 @@ class Row {
     this.host.title = server.endpoint_url;
     setText(this.owner, server.owner_name ?? NOTHING);
     setText(this.response, milliseconds(server.response_time_ms));
-    setText(this.inFlight, server.max_concurrency ? `${server.in_flight} / ${server.max_concurrency}` : count(server.in_flight));
+    setText(this.inFlight, server.slots ? `${server.in_flight} / ${server.slots}` : count(server.in_flight));
     showTime(this.probed, server.last_checked_at);
     if (this.open) {
       this.#fillDetail();

@@ -11,6 +11,11 @@ const PATH = isAdmin ? "/admin/usage" : "/v1/usage";
 const GROUPS = isAdmin ? ["model", "key", "server"] : ["model"];
 const FINEST = isAdmin ? "day,key,model,server" : "day,model";
 const ROWS_AT_FIRST = 10;
+const COUNTED = {
+  model: ["model_name", "model", "models"],
+  key: ["key_id", "person", "people"],
+  server: ["registration_id", "server", "servers"],
+};
 
 startFrame();
 
@@ -108,7 +113,8 @@ function showBreakdown(group, { rows, totals }) {
     build("tr", {}, build("td", { class: "model" }, nameCell(group, row)), ...cells(row).map((text, place) => build("td", { class: kinds[place] }, text)), build("td", { class: "share medium" }, shareBar(tokensOf(row), whole))),
   );
   find(`#${group}-rows`).replaceChildren(...lines.slice(0, ROWS_AT_FIRST));
-  setText(find(`#${group}-count`), plural(rows.length, { model: "model", key: "person", server: "server" }[group], { model: "models", key: "people", server: "servers" }[group]));
+  const [id, one, many] = COUNTED[group];
+  setText(find(`#${group}-count`), plural(rows.filter((row) => row[id]).length, one, many));
   const more = find(`#${group}-more`);
   setHidden(more, lines.length <= ROWS_AT_FIRST);
   setText(more, `Show all ${count(lines.length)}`);

@@ -7,7 +7,7 @@ const AVAILABILITY = {
   busy: "every slot is taken",
   ejected: "left alone after failed requests",
   loading: "is loading its model",
-  draining: "drained by an admin",
+  draining: "drained: no new request goes there",
   paused: "paused by its owner",
   quiet: "in its quiet hours",
   capped: "has given its tokens of today",
