@@ -20,6 +20,8 @@ from tests.test_keyring import bearer, make_key
 
 FIRST_LOAD_BYTES, FIRST_LOAD_MS = 150_000, 1000
 HOSTILE = '"><img src=x onerror="window.taken = true"><script>window.taken = true</script>{{ 1 }}\''
+HIDDEN_COLUMNS = """[...document.querySelectorAll(".table")].filter((table) => table.scrollWidth > table.clientWidth)
+  .map((table) => table.innerText)"""
 PUBLIC_PAGES = ("/", "/models", "/playground", "/requests", "/sign-in", "/claim", "/thanks")
 STUDENT_PAGES = ("/account",)
 # Where the name of somebody who wants to run scripts stands in full, so that it is known to have been shown as text.
@@ -104,6 +106,7 @@ def look_at_every_page(
                 assert visitor.serious_findings() == [], "in the dark, on a phone"
                 width = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
                 assert width[0] <= width[1], "nothing makes the page wider than a phone"
+                assert page.evaluate(HIDDEN_COLUMNS) == [], "nor a table wider than its card"
                 assert page.evaluate("window.taken") is None, "no text of an owner's ever runs"
                 page.emulate_media(color_scheme="light")
                 page.set_viewport_size(DESKTOP)
@@ -181,8 +184,10 @@ def test_signing_in_and_out(gateway: GatewayProcess, visit: Visit) -> None:
 def the_session_ends_meanwhile(page: Page) -> None:
     """As when the gateway restarts, or after twelve hours: the page says so, and leads back to itself."""
     expect(page.locator("#liveness")).to_have_text("Live")
+    height = page.locator("header.top").bounding_box()
     page.evaluate("fetch('/session', {method: 'DELETE'})")
     expect(page.locator("#liveness")).to_have_text("Signed out")
+    assert page.locator("header.top").bounding_box() == height, "its words still fit in one line"
     expect(page.get_by_role("alert").filter(has_text="Your session has ended")).to_be_visible()
     expect(page.locator("#network")).to_be_hidden()
     page.get_by_role("link", name="Sign in again").click()

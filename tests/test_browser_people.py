@@ -11,7 +11,7 @@ from typing import Any
 
 from playwright.sync_api import Page, expect
 
-from tests.browser import Visitor
+from tests.browser import DESKTOP, PHONE, Visitor
 from tests.conftest import StartPeer, Visit
 from tests.peers import ScriptedPeer
 from tests.processes import GatewayProcess
@@ -78,6 +78,12 @@ def claim(visitor: Visitor, code: str, name: str) -> str:
     page.keyboard.type(name)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name=f"Here is your key, {name}")).to_be_visible()
+    page.set_viewport_size(PHONE)
+    place, button = (page.locator(f"#claimed-key {name}").bounding_box() for name in ("code", "button"))
+    assert place is not None
+    assert button is not None
+    assert place["y"] + place["height"] <= button["y"], "the button covers nothing of the key"
+    page.set_viewport_size(DESKTOP)
     key = page.locator("#claimed-key code").inner_text()
     snippet = page.locator("#claimed-snippet code")
     expect(snippet).to_contain_text(f'base_url="{visitor.gateway.url}/v1", api_key="{key}"')

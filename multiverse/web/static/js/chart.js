@@ -91,11 +91,17 @@ export function trafficChart(place) {
   }));
 }
 
+/** From the first moment to the last; uPlot itself gives a single one a whole day. */
+function atLeastAMinute({ data: [moments] }) {
+  const last = moments.at(-1);
+  return [Math.min(moments[0], last - SHORTEST_SECONDS), last];
+}
+
 /** How long each probe took. */
 export function probeChart(place) {
   return new Chart(place, () => ({
     cursor: { drag: { x: false, y: false }, points: { show: false } },
-    scales: { x: { range: (plot, first, last) => [first - Math.max(SHORTEST_SECONDS + first - last, 0), last] }, wait: { range: (plot, low, high) => [0, Math.max(high * 1.1, 10)] } },
+    scales: { x: { range: atLeastAMinute }, wait: { range: (plot, low, high) => [0, Math.max(high * 1.1, 10)] } },
     axes: [axis({ values: clockTimes, space: 70, size: 30 }), axis({ scale: "wait", values: (plot, values) => values.map((value) => milliseconds(value).replace(".0 ", " ")), size: 62 })],
     series: [{}, { scale: "wait", stroke: colour("--chart-wait"), width: 2, points: { size: 4, fill: colour("--chart-wait") } }],
   }));
