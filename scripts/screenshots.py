@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from playwright.sync_api import Browser, expect  # noqa: E402
 
+from multiverse.storage.migrations import DAYS_OF_OLD_USAGE  # noqa: E402
 from tests import wire  # noqa: E402
 from tests.browser import PHONE, Visitor, chromium  # noqa: E402
 from tests.operations import Hold, Send, Sleep  # noqa: E402
@@ -80,6 +81,7 @@ def made_up_hour(database: Path, registration_ids: list[str]) -> None:
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 1, 'req-example', 'anonymous', '/v1/chat/completions')",
             rows,
         )
+        connection.execute(DAYS_OF_OLD_USAGE)  # The dashboard has today's numbers from the sums of days.
 
 
 def made_up_month(gateway: GatewayProcess, registration_ids: list[str]) -> None:
