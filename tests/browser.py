@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Visitor:
         self.gateway = gateway
         self.faults: list[str] = []
         self.expected_faults: list[str] = []
+        self.under_way: set[Request] = set()
         context.set_default_timeout(WAIT_MS)
         self.page = self.new_page()
 
@@ -66,6 +68,8 @@ class Visitor:
         page.on("console", self._note_console)
         page.on("pageerror", lambda error: self.faults.append(f"exception: {error}"))
         page.on("request", self._note_request)
+        page.on("requestfinished", self._note_end)
+        page.on("requestfailed", self._note_end)
         return page
 
     def expect(self, text: str) -> None:
@@ -81,14 +85,28 @@ class Visitor:
             self.faults.append(f"{message.type}: {message.text} {message.location.get('url', '')}")
 
     def _note_request(self, request: Request) -> None:
+        if not request.url.endswith("/admin/events"):  # which goes on for as long as the page is open
+            self.under_way.add(request)
         address = urlsplit(request.url)
         if address.scheme in ("http", "https", "ws", "wss") and address.netloc != f"127.0.0.1:{self.gateway.port}":
             self.faults.append(f"a request to another host: {request.url}")
 
+    def _note_end(self, request: Request) -> None:
+        self.under_way.discard(request)
+
     def open(self, path: str) -> Page:
         """Go to a page of the gateway."""
+        self.under_way.clear()
         self.page.goto(self.gateway.url + path)
         return self.page
+
+    def settle(self) -> None:
+        """Until the page has fetched and painted all it wants for now."""
+        deadline_seconds = time.monotonic() + WAIT_MS / 1000
+        while self.under_way:
+            assert time.monotonic() < deadline_seconds, [request.url for request in self.under_way]
+            self.page.wait_for_timeout(10)  # Playwright hears of answers while it waits.
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def sign_in(self, key: str = ADMIN_KEY) -> None:
         """Exchange the key for a session, as the form does."""

@@ -109,10 +109,14 @@ function watchNetwork() {
   const banner = find("#network");
   const retry = build("button", { type: "button", class: "quiet" }, "Try again");
   banner.append(build("span", {}, "The gateway cannot be reached. It may be restarting, or this device is offline."), retry);
-  retry.addEventListener("click", () => whileBusy(retry, () => call("GET", "/session").catch(() => undefined)));
+  const ask = () => call("GET", "/session").catch(() => undefined);
+  retry.addEventListener("click", () => whileBusy(retry, ask));
   window.addEventListener("reachable", (event) => setHidden(banner, event.detail));
   window.addEventListener("offline", () => setHidden(banner, false));
-  window.addEventListener("online", () => live.retryNow());
+  window.addEventListener("online", () => {
+    ask();
+    live.retryNow();
+  });
   retry.addEventListener("click", () => live.retryNow());
 }
 

@@ -22,6 +22,7 @@ const list = find("#conversation");
 const prompt = find("#prompt");
 const modelField = find("#model");
 const names = new Map();
+let shownLast = [new Measured(), "nothing asked yet"];
 let messages = [];
 let aborter = null;
 let exported = null;
@@ -107,6 +108,7 @@ function remark(element, ...parts) {
 // -- what was measured
 
 function showNumbers(measured, state) {
+  shownLast = [measured, state];
   const usage = measured.usage;
   const rate = measured.tokensPerSecond;
   const server = measured.server ? (names.get(measured.server) ?? measured.server) : NOTHING;
@@ -160,7 +162,9 @@ async function answer() {
   const measured = new Measured();
   aborter = new AbortController();
   setRunning(true);
-  const timer = setInterval(() => showNumbers(measured, measured.firstTokenMs === null ? "waiting" : "streaming"), SHOW_MS);
+  const showProgress = () => showNumbers(measured, measured.firstTokenMs === null ? "waiting" : "streaming");
+  const timer = setInterval(showProgress, SHOW_MS);
+  showProgress();
   let state = "complete";
   try {
     await chat(bodyFor(messages), {
@@ -314,9 +318,14 @@ if (isAdmin) {
     for (const server of servers.values()) {
       names.set(server.registration_id, server.owner_name ?? new URL(server.endpoint_url).host);
     }
+    showNumbers(...shownLast);
   });
 }
 
 const keptModel = restore();
-showNumbers(new Measured(), "nothing asked yet");
-refreshModels(new URLSearchParams(location.search).get("model") ?? keptModel);
+const wantedModel = new URLSearchParams(location.search).get("model") ?? keptModel;
+if (wantedModel) {
+  modelField.replaceChildren(build("option", { value: wantedModel }, wantedModel)); // It may be asked before the list has come.
+}
+showNumbers(...shownLast);
+refreshModels(wantedModel);

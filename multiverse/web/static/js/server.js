@@ -203,7 +203,9 @@ act("#drain", async () => {
 
 act("#pause", async () => {
   const { paused } = server;
-  show(await (paused ? call("PATCH", path, { paused: false }) : call("POST", `${path}/pause`)));
+  const record = await (paused ? call("PATCH", path, { paused: false }) : call("POST", `${path}/pause`));
+  changesMade += 1;
+  show(record);
   toast(paused ? "The server is lent again, on its terms." : "The server is lent to nobody for now; what is under way finishes.");
 });
 
