@@ -101,7 +101,14 @@ def test_why_a_request_was_slow(gateway: GatewayProcess, visit: Visit, start_pee
 
 
 def test_settings_without_secrets(gateway: GatewayProcess, visit: Visit) -> None:
-    page = visit(gateway, signed_in=True).open("/settings")
+    visitor = visit(gateway, signed_in=True)
+    held: list[Route] = []
+    visitor.page.route("**/admin/settings", lambda route: held.append(route))
+    with visitor.page.expect_request("**/admin/settings"):
+        page = visitor.open("/settings")
+    expect(page.locator(".card[aria-busy=true]")).to_have_count(2)
+    held[0].continue_()
+    expect(page.locator(".card[aria-busy=true]")).to_have_count(0)
     line = page.locator("#settings tr", has=page.locator("th", has_text="ADMIN_API_KEY"))
     expect(line).to_contain_text("set")
     assert ADMIN_KEY not in page.content()

@@ -120,6 +120,7 @@ MISTAKES = (
     ("Model name", "no spaces please", "letters, digits"),
     ("E-mail", "ada@", "not an e-mail"),
     ("Context length", "many", "whole number"),
+    ("Tokens a day", "99999999999", "At most 2,147,483,647."),
     ("Tags", ",".join(f"tag{number}" for number in range(21)), "At most 20"),
 )
 

@@ -103,6 +103,9 @@ async function showSnippet() {
 if (mayOwnServers && !isAdmin) {
   live.on("servers", ({ servers }) => showServers([...servers.values()]));
 }
-call("GET", "/v1/account").then(showAccount).catch(toastError);
+call("GET", "/v1/account")
+  .then(showAccount)
+  .catch(toastError)
+  .finally(() => find("#key-card").removeAttribute("aria-busy"));
 showUsage().catch(toastError);
 showSnippet().catch(toastError);

@@ -2,13 +2,16 @@
 // here are its own (web/schemas.py) in the words of a form. A field `x` has its complaints in `#x-error`.
 
 import { find, setHidden, setText, whileBusy } from "./dom.js";
+import { count } from "./format.js";
 
 const LARGEST_NUMBER = 2 ** 31 - 1;
 const TYPING_MS = 500;
 
 export function wholeNumber(text) {
-  const fine = /^\d{1,10}$/.test(text) && Number(text) >= 1 && Number(text) <= LARGEST_NUMBER;
-  return fine ? "" : "A whole number of at least 1.";
+  if (!/^\d+$/.test(text) || Number(text) < 1) {
+    return "A whole number of at least 1.";
+  }
+  return Number(text) <= LARGEST_NUMBER ? "" : `At most ${count(LARGEST_NUMBER)}.`;
 }
 
 export function email(text) {
@@ -26,6 +29,7 @@ export function listOf(text) {
 
 export class Fields {
   #touched = new Set();
+  #refused = new Map(); // What the gateway said about a text, by name; it holds until there is another text.
   #rules;
   #required;
 
@@ -96,12 +100,14 @@ export class Fields {
   judge(name) {
     const text = this.text(name);
     const complaint = text ? (this.#rules[name]?.(text) ?? "") : this.#required.has(name) ? "This is needed." : "";
-    this.complain(name, complaint);
+    const refused = this.#refused.get(name);
+    this.complain(name, complaint || (refused?.text === text ? refused.message : ""));
     return complaint === "";
   }
 
   /** Whether all fields are well; the first that is not gets the focus. */
   judgeAll() {
+    this.#refused.clear();
     const wrong = this.names.filter((name) => {
       this.touch(name);
       return !this.judge(name);
@@ -134,7 +140,9 @@ export class Fields {
   showFailure(error) {
     if (this.names.includes(error.param)) {
       this.touch(error.param);
-      this.complain(error.param, error.message);
+      const message = error.message.replace(/^The field `\w+`: (.)/, (_whole, first) => first.toUpperCase());
+      this.#refused.set(error.param, { text: this.text(error.param), message });
+      this.judge(error.param);
       this.input(error.param).focus();
       return;
     }
@@ -149,6 +157,7 @@ export class Fields {
 
   clearComplaints() {
     this.#touched.clear();
+    this.#refused.clear();
     for (const name of this.names) {
       this.complain(name, "");
     }

@@ -87,6 +87,8 @@ function startList() {
       if (error.status !== 0) {
         toastError(error);
       }
+    } finally {
+      find("#requests-card").removeAttribute("aria-busy");
     }
   }
 

@@ -56,4 +56,4 @@ find("#search").addEventListener("input", (event) => {
   }
 });
 find("#search-form").addEventListener("submit", (event) => event.preventDefault());
-load().catch(toastError);
+load().catch(toastError).finally(() => document.querySelectorAll(".card").forEach((card) => card.removeAttribute("aria-busy")));
