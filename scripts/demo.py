@@ -26,7 +26,7 @@ import openai
 from child import Child, ChildFailed, child_environ
 
 MODEL_NAME = "gemma-3-270m"
-STOP = "\nuser:"
+STOP = "\nuser:"  # Where the model, which continues a transcript, would go on with a question of its own.
 EXAMPLE_PROMPT = "What is the capital of France?"
 HOST = "127.0.0.1"
 PREFERRED_PORT = 8000
@@ -76,7 +76,7 @@ def start_gateway(directory: Path, *, port: int, admin_key: str) -> Child:
 def start_llama_server(directory: Path) -> Child:
     """A llama.cpp server on a free port."""
     script = Path(__file__).resolve().parent / "llama_server.py"
-    command = [sys.executable, str(script), "--host", HOST, "--port", "0", "--slots", str(SLOTS)]
+    command = [sys.executable, str(script), "--host", HOST, "--port", "0", "--slots", str(SLOTS), "--stop", STOP]
     return Child("llama.cpp", command, environ=child_environ(), directory=directory)
 
 
@@ -142,7 +142,6 @@ def stream_answer(gateway_url: str, prompt: str) -> Iterator[openai.types.chat.C
             model=MODEL_NAME,
             messages=[{"role": "user", "content": prompt}],
             temperature=0,
-            stop=[STOP],
             max_tokens=200,
             stream=True,
             stream_options={"include_usage": True},
@@ -177,7 +176,7 @@ def chat(gateway_url: str, prompt: str) -> None:
 def addresses_to_try(gateway_url: str, admin_key: str) -> str:
     """What to open, and what to paste."""
     messages = [{"role": "user", "content": EXAMPLE_PROMPT}]
-    body = json.dumps({"model": MODEL_NAME, "messages": messages, "temperature": 0, "stop": [STOP]})
+    body = json.dumps({"model": MODEL_NAME, "messages": messages, "temperature": 0})
     return f"""
 The gateway stays up until Ctrl-C:
 
@@ -196,7 +195,7 @@ With Python:
   from openai import OpenAI
   client = OpenAI(base_url="{gateway_url}/v1", api_key="not-needed")
   answer = client.chat.completions.create(
-      model="{MODEL_NAME}", temperature=0, stop=["\\nuser:"],
+      model="{MODEL_NAME}", temperature=0,
       messages=[{{"role": "user", "content": "{EXAMPLE_PROMPT}"}}])
   print(answer.choices[0].message.content)
 """

@@ -50,7 +50,9 @@ def model_file(directory: Path) -> Path:
     return target
 
 
-def server_params(path: Path, *, host: str, port: int, slots: int, context_tokens: int) -> xllamacpp.CommonParams:
+def server_params(
+    path: Path, *, host: str, port: int, slots: int, context_tokens: int, stop: str | None
+) -> xllamacpp.CommonParams:
     """Settings of the server; `context_tokens` is what one slot gets, prompt and answer together."""
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
@@ -64,6 +66,8 @@ def server_params(path: Path, *, host: str, port: int, slots: int, context_token
     # Its default keeps up to 8 GiB of old prompts, more than many laptops have.
     params.cache_ram_mib = 64
     params.ui = False
+    if stop is not None:
+        params.antiprompt = [stop]
     return params
 
 
@@ -91,9 +95,11 @@ def wait_for_signal() -> None:
 @click.option("--port", default=0, show_default=True, help="Port to listen on; 0 takes a free one.")
 @click.option("--slots", default=2, show_default=True, help="Requests answered side by side.")
 @click.option("--context", "context_tokens", default=2048, show_default=True, help="Context of one slot, in tokens.")
-def main(host: str, port: int, slots: int, context_tokens: int) -> None:
+@click.option("--stop", help="Text that ends an answer where its request names none.")
+def main(host: str, port: int, slots: int, context_tokens: int, stop: str | None) -> None:
     path = model_file(model_directory())
-    server = start(server_params(path, host=host, port=port, slots=slots, context_tokens=context_tokens))
+    params = server_params(path, host=host, port=port, slots=slots, context_tokens=context_tokens, stop=stop)
+    server = start(params)
     click.echo(f"llama.cpp listening on {server.listening_address}")
     sys.stdout.flush()
     wait_for_signal()

@@ -243,6 +243,7 @@ def test_a_class_gets_its_keys(gateway: GatewayProcess, visit: Visit, model: str
     expect(page.locator("#csv-error")).to_be_hidden()
     page.get_by_role("button", name="Make the keys").click()
     expect(page.get_by_role("heading", name="2 keys made")).to_be_visible()
+    expect(page.locator("#made-card")).to_contain_text("Copy them now")
     with page.expect_download() as downloaded:
         page.get_by_role("link", name="Save as CSV").click()
     made = list(csv.DictReader(io.StringIO(Path(downloaded.value.path()).read_text(encoding="utf-8"))))

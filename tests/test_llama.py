@@ -220,4 +220,5 @@ def test_the_demo_answers_and_ends(tmp_path: Path) -> None:
     demo = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert "green" in demo.stdout
+    assert demo.stdout.count("user:") == 1, "the model does not go on with questions of its own"
     assert "First token after" in demo.stdout

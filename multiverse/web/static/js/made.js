@@ -31,11 +31,13 @@ export function showMade(keys) {
   const card = find("#made-card");
   if (keys.length === 1) {
     setText(find("#made-title"), `The key of ${keys[0].name}`);
+    setText(find("#made-once"), "Copy it now: it is shown this once. The gateway itself keeps only what it hashes to.");
     find("#made-secret").replaceChildren(codeBlock(keys[0].key, "Copy the key"));
   } else {
     const csv = asCsv(keys);
     address = URL.createObjectURL(new Blob([csv], { type: "text/csv" }));
     setText(find("#made-title"), `${plural(keys.length, "key")} made`);
+    setText(find("#made-once"), "Copy them now: they are shown this once. The gateway itself keeps only what they hash to.");
     find("#made-secret").replaceChildren(codeBlock(csv.trimEnd(), "Copy all"));
     find("#made-actions").replaceChildren(build("a", { class: "quiet", href: address, download: "new-keys.csv" }, "Save as CSV"));
   }
