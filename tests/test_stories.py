@@ -48,6 +48,7 @@ def test_a_story_tells_what_happened_in_order(gateway: GatewayProcess, start_pee
     ]
     assert story["events"][2]["code"] == "server_error"
     assert "reason" not in story["events"][2], "reasons are for owners and admins"
+    assert "could not be reached" in story["events"][2]["text"], "it closed the connection: there was no answer"
     assert gateway.admin("GET", f"/v1/requests/{story['request_id']}").json()["events"][2]["reason"]
 
 

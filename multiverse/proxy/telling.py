@@ -26,6 +26,7 @@ FAILURES: Mapping[str, str] = MappingProxyType(
         "stream_truncated": "its answer ended before it was whole",
     }
 )
+OTHER_FAILURE = "it could not be reached, or its answer was no good"
 # Where the time of a request can go, in the order in which it passes.
 PHASES: Mapping[str, str] = MappingProxyType(
     {
@@ -161,7 +162,7 @@ def _events(story: Story, record: UsageRecord, *, for_admin: bool) -> Iterator[d
 
 
 def _failed(story: Story, step: Step, *, for_admin: bool) -> dict[str, Any]:
-    words = (step.reason if for_admin else None) or FAILURES.get(step.code or "", "its answer was no good")
+    words = (step.reason if for_admin else None) or FAILURES.get(step.code or "", OTHER_FAILURE)
     event = {"event": "failed", "at_ms": _failed_ms(story, step), "server": step.registration_id, "code": step.code}
     shown = {"reason": step.reason} if for_admin else {}
     return {**event, **shown, "text": f"That server failed after {_since(step)}: {words.rstrip('.')}."}

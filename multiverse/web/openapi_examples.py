@@ -172,7 +172,7 @@ STORY: Mapping[str, Any] = MappingProxyType(
                 "at_ms": 1.9,
                 "server": "5d1f1a0e-4f0b-4bb0-9f0e-1f6f4f0f3c11",
                 "code": "server_error",
-                "text": "That server failed after 2 ms: its answer was no good.",
+                "text": "That server failed after 2 ms: it could not be reached, or its answer was no good.",
             },
             {
                 "event": "tried",
