@@ -40,7 +40,7 @@ def as_client(command: Command) -> Command:
 
 
 def as_admin(command: Command) -> Command:
-    """Like as_client, for commands that need the admin's key."""
+    """Like as_client, for commands that need a key."""
     return _with_client(command, key_needed=True)
 
 
@@ -68,7 +68,7 @@ def _with_client(command: Command, *, key_needed: bool) -> Command:
     @functools.wraps(command)
     def with_client(*arguments: Any, address: GatewayAddress, key: str | None, **options: Any) -> Any:
         if key_needed and key is None:
-            raise click.UsageError("The admin's key is needed: set ADMIN_API_KEY, or give --key.")
+            raise click.UsageError("A key is needed, the admin's or yours: set ADMIN_API_KEY, or give --key.")
         return command(*arguments, client=GatewayClient(address, key), **options)
 
     return with_client

@@ -90,7 +90,7 @@ def registration_fields(command: Command) -> Command:
 
 @click.group()
 def servers() -> None:
-    """List, register and look after servers (needs the admin's key).
+    """List, register and look after servers (needs the admin's key, or a student's for their own).
 
     \b
     Examples:

@@ -12,7 +12,7 @@
 #
 # Environment (also from .env in the current directory):
 #   MULTIVERSE_URL   address of the gateway, http://127.0.0.1:8000 if unset
-#   ADMIN_API_KEY    the admin's key
+#   ADMIN_API_KEY    the admin's key, or a student's for servers of their own
 #
 # Example: register_ollama.sh --public-url https://ada.ngrok.app
 # Exit codes: 0 all are registered, 1 some are not, 2 wrong usage, 3 Ollama or the gateway cannot be reached.

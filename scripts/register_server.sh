@@ -15,7 +15,7 @@
 #
 # Environment (MULTIVERSE_URL and ADMIN_API_KEY also from .env in the current directory):
 #   MULTIVERSE_URL   address of the gateway, http://127.0.0.1:8000 if unset
-#   ADMIN_API_KEY    the admin's key
+#   ADMIN_API_KEY    the admin's key, or a student's for servers of their own
 #   SERVER_API_KEY   the server's own key, if it wants one
 #
 # Example: register_server.sh llama-2-7b http://192.168.1.20:8080 --owner Ada

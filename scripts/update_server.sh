@@ -10,7 +10,7 @@
 #
 # Environment (MULTIVERSE_URL and ADMIN_API_KEY also from .env in the current directory):
 #   MULTIVERSE_URL   address of the gateway, http://127.0.0.1:8000 if unset
-#   ADMIN_API_KEY    the admin's key
+#   ADMIN_API_KEY    the admin's key, or a student's for servers of their own
 #
 # Example: update_server.sh 0b9d4c52-… endpoint_url=https://new.ngrok.app max_concurrency=2 description=
 # Exit codes: 0 done, 1 the gateway answered with an error, 2 wrong usage, 3 the gateway cannot be reached.
