@@ -3,7 +3,7 @@
 import { call, isAdmin } from "./api.js";
 import { chat, Measured } from "./chat.js";
 import { build, find, setHidden, setText } from "./dom.js";
-import { count, milliseconds, NOTHING } from "./format.js";
+import { count, milliseconds, NOTHING, plural } from "./format.js";
 import { startFrame } from "./frame.js";
 import { live } from "./live.js";
 import { storyPath, withStoryLink } from "./stories.js";
@@ -119,7 +119,7 @@ function showNumbers(measured, state) {
     "First token": milliseconds(measured.firstTokenMs),
     "Tokens per second": rate === null ? NOTHING : rate.toFixed(1),
     Time: milliseconds(measured.totalMs ?? (aborter === null ? null : performance.now() - measured.started)),
-    "Tokens in / out": usage ? `${count(usage.prompt_tokens)} / ${count(usage.completion_tokens)}` : measured.chunks ? `– / ${count(measured.chunks)} pieces` : NOTHING,
+    "Tokens in / out": usage ? `${count(usage.prompt_tokens)} / ${count(usage.completion_tokens)}` : measured.chunks ? `– / ${plural(measured.chunks, "piece")}` : NOTHING,
     "Ended because": measured.finishReason ?? NOTHING,
     "Request id": measured.requestId ? { text: build("code", {}, measured.requestId), href: storyPath(measured.requestId) } : NOTHING,
   };
