@@ -299,6 +299,7 @@ def test_the_network_is_lost_and_found(gateway: GatewayProcess, visit: Visit) ->
     expect(lost).to_be_visible()
     visitor.context.set_offline(False)
     expect(lost).to_be_hidden()
+    expect(page.locator("#liveness")).to_have_text("Live")  # else its return would hide the warning first
     page.evaluate("window.dispatchEvent(new Event('offline'))")
     again.click()
     expect(lost).to_be_hidden()
