@@ -135,13 +135,16 @@ def first_load(visitor: Visitor) -> dict[str, float]:
 def test_who_is_not_signed_in_sees_models_and_nobody(
     gateway: GatewayProcess, visit: Visit, three_servers: list[str], peers: list[ScriptedPeer], model: str
 ) -> None:
+    gateway.admin("PUT", f"/admin/aliases/{model}-for-all", {"models": [model]})
     visitor = visit(gateway)
     bodies: list[str] = []
     for path in ("/", "/models"):
         with visitor.page.expect_response("**/v1/models") as answered:
             page = visitor.open(path)
         expect(page.get_by_text(model, exact=True)).to_be_visible()
+        expect(page.get_by_text(f"stands for {model}")).to_be_visible()
         bodies += [page.content(), answered.value.text()]
+    gateway.admin("DELETE", f"/admin/aliases/{model}-for-all")
     everything = "".join(bodies)
     for secret in ("ada@example.org", *three_servers, *(str(peer.port) for peer in peers)):
         assert secret not in everything

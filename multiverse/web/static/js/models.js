@@ -5,6 +5,7 @@ import { build, find, setHidden, setText } from "./dom.js";
 import { count, milliseconds, NOTHING, plural } from "./format.js";
 import { startFrame } from "./frame.js";
 import { live } from "./live.js";
+import { standing } from "./offer.js";
 import { greeting } from "./snippets.js";
 import { snippetTabs } from "./tabs.js";
 import { toastError } from "./toasts.js";
@@ -26,7 +27,7 @@ async function ask() {
     return models;
   }
   const { data } = await call("GET", "/v1/models");
-  return data.map((model) => ({ model_name: model.id, servers: model.servers, healthy_servers: model.healthy_servers }));
+  return data.map((model) => ({ model_name: model.id, servers: model.servers, healthy_servers: model.healthy_servers, alias_of: model.alias_of }));
 }
 
 class ModelRow {
@@ -54,7 +55,7 @@ class ModelRow {
   }
 
   update(model) {
-    setText(this.health, `${count(model.healthy_servers)} of ${plural(model.servers, "server")} healthy`);
+    setText(this.health, standing(model));
     if (isAdmin) {
       setText(this.numbers[0], model.failed ? `${count(model.requests)} (${count(model.failed)} failed)` : count(model.requests));
       setText(this.numbers[1], milliseconds(model.first_token_ms));

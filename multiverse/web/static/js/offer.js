@@ -6,12 +6,18 @@ import { count, plural } from "./format.js";
 
 const ASK_AGAIN_MS = 10_000;
 
+/** How many of its servers are well, and which model it is in truth when its name is an alias. */
+export function standing({ servers, healthy_servers: healthy, alias_of: model }) {
+  const well = `${count(healthy)} of ${plural(servers, "server")} healthy`;
+  return model ? `stands for ${model} · ${well}` : well;
+}
+
 function line(model) {
   return build(
     "li",
     {},
     build("span", { class: "model-name" }, model.id),
-    build("span", { class: "muted" }, `${count(model.healthy_servers)} of ${plural(model.servers, "server")} healthy`),
+    build("span", { class: "muted" }, standing(model)),
     build("a", { href: `/playground?model=${encodeURIComponent(model.id)}` }, "Try it"),
   );
 }
