@@ -193,13 +193,25 @@ def test_stories_are_forgotten() -> None:
     clock = HandClock()
     stories = Stories(clock=clock)
     for number in (*range(2_100), 100, 2_100):
-        stories.begin(f"good-{number}")
-        stories.end(build_record(request_id=f"good-{number}", outcome="ok"))
-    stories.begin("bad")
-    stories.end(build_record(request_id="bad"))
+        stories.end(stories.begin(), build_record(request_id=f"good-{number}", outcome="ok"))
+    stories.end(stories.begin(), build_record(request_id="bad"))
     assert stories.find("good-101") is None
     assert stories.find("good-100") is not None, "it came again"
     assert stories.find("good-102") is not None
     assert stories.find("bad") is not None
     clock.pass_time(FAILED_KEPT_SECONDS + 1)
     assert stories.find("bad") is None
+
+
+def test_two_requests_with_one_id_at_once_have_a_story_each() -> None:
+    stories = Stories(clock=HandClock())
+    first, second = stories.begin(), stories.begin()
+    first.tried(0.0, "server-of-the-first")
+    stories.end(first, build_record(request_id="chosen", outcome="ok", key_name="Ada"))
+    found = stories.find("chosen")
+    assert found is first
+    assert found.record is not None
+    assert (found.record.key_name, found.steps[0].registration_id) == ("Ada", "server-of-the-first")
+    stories.end(second, build_record(request_id="chosen", outcome="ok", key_name="Ben"))
+    assert stories.find("chosen") is second, "of two with one id, the one that ended last is kept"
+    assert stories.under_way == 0

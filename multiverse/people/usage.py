@@ -101,11 +101,10 @@ class RequestLine(ReadyRecord):
 
 
 class Usage:
-    """Counts requests and tokens since the gateway started; `on_end` hears of each that is over."""
+    """Counts requests and tokens since the gateway started."""
 
-    def __init__(self, *, store: Store, on_end: Callable[[UsageRecord], None] | None = None) -> None:
+    def __init__(self, *, store: Store) -> None:
         self._store = store
-        self._on_end = on_end
         self._in_flight: dict[str, int] = {}
         self._outcomes = dict.fromkeys(OUTCOMES, 0)
         self._prompt_tokens = 0
@@ -129,8 +128,6 @@ class Usage:
         self._prompt_tokens += record.prompt_tokens or 0
         self._completion_tokens += record.completion_tokens or 0
         self._store.queue_usage(record.row())
-        if self._on_end is not None:
-            self._on_end(record)
         if LOG.isEnabledFor(logging.INFO):
             LOG.handle(RequestLine(BEGINNING, record))
 

@@ -7,7 +7,7 @@ web/schemas.py; headers and authentication never come this far.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -43,7 +43,7 @@ class Call:
     client_address: str
     via: str
     started_seconds: float
-    story: Story = field(default_factory=lambda: Story(0.0))
+    story: Story
 
 
 class Reply(Protocol):

@@ -34,6 +34,7 @@ from multiverse.proxy.call import Call, Reply
 from multiverse.proxy.queue import Queue
 from multiverse.proxy.relay import Refused, Relay
 from multiverse.proxy.sse import queued_comment
+from multiverse.proxy.stories import OnEnd
 from multiverse.proxy.verdicts import Verdict, broken_stream_verdict, failure_verdict
 from multiverse.servers.lending import Asker
 from multiverse.servers.server import Attempt, Blame, Server
@@ -48,7 +49,7 @@ CLIENT_CLOSED_STATUS = 499  # nginx's word for it; never sent, only counted
 
 
 class Proxy:
-    """Forwards requests to servers. `under_way` are those that have not ended."""
+    """Forwards requests to servers. `under_way` are those that have not ended; `on_end` hears of each that has."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Proxy:
         allowances: Allowances,
         clock: Clock,
         settings: ForwardSettings,
+        on_end: OnEnd,
     ) -> None:
         self.queue = queue
         self.transport = transport
@@ -66,6 +68,7 @@ class Proxy:
         self.allowances = allowances
         self.clock = clock
         self.settings = settings
+        self.on_end = on_end
         self.under_way: set[Forwarding] = set()
 
     def begin(self, call: Call, reply: Reply) -> Forwarding:
@@ -96,8 +99,7 @@ class Forwarding:
         self._exchange: Exchange | None = None
         self._place: asyncio.Future[Attempt] | None = None
         self._ended_by: GatewayError | None = None
-        self._client_left = False
-        self._over = self._settled = False
+        self._client_left = self._over = self._settled = False
         self._account = Account(
             call, usage=proxy.usage, allowances=proxy.allowances, shares=proxy.queue.shares, clock=proxy.clock
         )
@@ -283,8 +285,7 @@ class Forwarding:
     def _on_whole(self, blame: Blame, reason: str) -> None:
         """The client is about to have all that will come: count out before the last byte is visible."""
         record = self._account.record
-        record.outcome = "failed" if reason else "ok"
-        record.status = 200
+        record.outcome, record.status = "failed" if reason else "ok", 200
         if reason:
             self._call.story.failed(self._proxy.clock.monotonic(), "server_error", reason)
         self._settle(blame, reason)
@@ -321,14 +322,14 @@ class Forwarding:
         record.outcome = "rejected" if refused or not self._tried else "failed"
         if self._client_left:
             record.outcome, record.status = "client_closed", CLIENT_CLOSED_STATUS
-        answer, started, finished = self._answer, self._answer.started, self._answer.finished
+        answer = self._answer
         self._call.story.told_code = None if self._client_left else error.code
         self._settle(Blame.NONE, "")
-        if finished or self._client_left:
+        if answer.finished or self._client_left:
             return
         if not isinstance(error, ServerRefused):  # A server's own words are passed on as they are.
             error.request_id = self._call.request_id
-        if started:
+        if answer.started:
             answer.finish_with_error(error, body)
         elif body is not None:
             headers = {"Content-Type": "application/json", **self._headers(self._tried[-1])}
@@ -337,12 +338,13 @@ class Forwarding:
             raise error
 
     def _settle(self, blame: Blame, reason: str) -> None:
-        """End the attempt and write the usage row, once, whichever way the request ends."""
+        """End the account, the story and the attempt, once, whichever way the request ends."""
         if self._settled:
             return
         self._settled = True
         # First what it has cost, then the slot: whose turn is next depends on it.
         self._account.settle(len(self._tried))
+        self._proxy.on_end(self._call.story, self._account.record)
         if self._attempt is not None and self._attempt.end(blame, reason):
             server_id = self._attempt.server.registration_id
             LOG.warning("server ejected", extra={"fields": {"server": server_id, "reason": reason}})

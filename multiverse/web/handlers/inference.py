@@ -186,7 +186,7 @@ class ForwardHandler(GatewayHandler):
             client_address=self.client_address,
             via=self._via(),
             started_seconds=gateway.clock.monotonic(),
-            story=gateway.stories.begin(self.request_id, self.request.fields.get("Traceparent")),
+            story=gateway.stories.begin(self.request.fields.get("Traceparent")),
         )
         reply = HandlerReply(self, write_timeout_seconds=gateway.config.client_write_timeout_seconds)
         self._forwarding = gateway.proxy.begin(call, reply)
