@@ -22,7 +22,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
 # Lowest first. A module may import from its own room and from lower layers; rooms of one layer do not know each other.
 LAYERS = (
-    "cancelling clock errors histogram log_copies redaction settings ticking",
+    "alarm cancelling clock errors histogram log_copies redaction settings ticking",
     "config log_lines log_memory loop_watch",
     "logs",
     "storage transport",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import time
 from collections.abc import Iterator
@@ -204,13 +205,13 @@ async def test_once_content_came_only_silence_is_limited(client: StreamingHTTPCl
 async def test_one_alarm_serves_each_exchange_of_a_connection(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:
     await ask(client, peer, content_timeout=0.1)
     (connection,) = client.connections
-    assert connection.alarm.is_set, "nobody hears it, unless another exchange is under way by then"
+    assert connection.alarm.moment < math.inf, "nobody hears it, unless another exchange is under way by then"
     peer.script(Sleep(0.2), wire.answer(b"ok"))
     assert (await ask(client, peer, content_timeout=5.0)).reused_connection
-    assert connection.alarm.is_set, "it has rung too early, and been set again"
+    assert connection.alarm.moment < math.inf, "it has rung too early, and been set again"
     peer.script(Hold())
     await assert_fails(client, peer, FirstByteTimeout, 0.2, content_timeout=0.2)
-    assert not connection.alarm.is_set
+    assert connection.alarm.moment == math.inf
 
 
 async def test_a_peer_that_does_not_read(client: StreamingHTTPClient) -> None:
@@ -226,7 +227,7 @@ async def test_no_limit_no_timer(client: StreamingHTTPClient, peer: ScriptedPeer
     exchange = begin(client, peer)
     assert (await exchange).body == b"ok"
     (connection,) = client.connections
-    assert not connection.alarm.is_set
+    assert connection.alarm.moment == math.inf
 
 
 async def test_an_end_just_before_the_limit_is_an_end(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:
