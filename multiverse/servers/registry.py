@@ -21,11 +21,11 @@ MAX_NAMES_TO_COMPARE = 200
 class Rotation:
     """The servers of one model, in the order of their registration, and where the round robin stands."""
 
-    __slots__ = ("created_unix", "next_position", "servers")
+    __slots__ = ("_next_position", "created_unix", "servers")
 
     def __init__(self, created_unix: float) -> None:
         self.servers: list[Server] = []
-        self.next_position = 0
+        self._next_position = 0
         self.created_unix = created_unix
 
     def add(self, server: Server) -> None:
@@ -36,8 +36,38 @@ class Rotation:
         """Take out; the turn stays with whoever had it."""
         position = self.servers.index(server)
         del self.servers[position]
-        if position < self.next_position:
-            self.next_position -= 1
+        if position < self._next_position:
+            self._next_position -= 1
+
+    def pick_in_turn(self, tried: Collection[Server], asker: Asker) -> Server | None:
+        """The next that may take the asker's request; for want of others, one that had better be skipped for now."""
+        second_choice: tuple[int, Server] | None = None
+        servers, turn = self.servers, self._next_position
+        for offset in range(len(servers)):
+            position = (turn + offset) % len(servers)
+            server = servers[position]
+            if (server.lending.restricted and not server.admits(asker)) or not server.available or server in tried:
+                continue
+            if server.preferred:
+                self._next_position = position + 1
+                return server
+            if second_choice is None or server.skipped_until < second_choice[1].skipped_until:
+                second_choice = position, server
+        if second_choice is None:
+            return None
+        self._next_position = second_choice[0] + 1
+        return second_choice[1]
+
+    def pick_least_busy(self, tried: Collection[Server], asker: Asker, chooser: random.Random) -> Server | None:
+        """Any of those that may take the asker's request with the fewest requests for their slots."""
+        candidates = [server for server in self.servers if server not in tried]
+        candidates = [server for server in candidates if server.available and server.admits(asker)]
+        candidates = [server for server in candidates if server.preferred] or candidates
+        if not candidates:
+            return None
+        loads = [server.in_flight / (server.slots or 1) for server in candidates]
+        lowest = min(loads)
+        return chooser.choice([server for server, load in zip(candidates, loads, strict=True) if load == lowest])
 
 
 class Registry:
@@ -127,8 +157,10 @@ class Registry:
         rotation = self._rotations.get(model_name)
         if rotation is None:
             raise self._unknown_model(model_name, asker)
-        way = self._pick_least_busy if self._least_busy else self._pick_in_turn
-        picked = way(rotation, tried, asker)
+        if self._least_busy:
+            picked = rotation.pick_least_busy(tried, asker, self._chooser)
+        else:
+            picked = rotation.pick_in_turn(tried, asker)
         if picked is not None:
             return picked
         servers = [server for server in rotation.servers if server.withheld_from(asker) is None]
@@ -159,35 +191,6 @@ class Registry:
         rotation = self._rotations.get(model_name)
         waits = [server.seconds_to_trial for server in rotation.servers if server.in_rotation] if rotation else []
         return min((seconds for seconds in waits if seconds), default=None)
-
-    def _pick_in_turn(self, rotation: Rotation, tried: Collection[Server], asker: Asker) -> Server | None:
-        second_choice: tuple[int, Server] | None = None
-        servers, turn = rotation.servers, rotation.next_position
-        for offset in range(len(servers)):
-            position = (turn + offset) % len(servers)
-            server = servers[position]
-            if (server.lending.restricted and not server.admits(asker)) or not server.available or server in tried:
-                continue
-            if server.preferred:
-                rotation.next_position = position + 1
-                return server
-            if second_choice is None or server.skipped_until < second_choice[1].skipped_until:
-                second_choice = position, server
-        if second_choice is None:
-            return None
-        rotation.next_position = second_choice[0] + 1
-        return second_choice[1]
-
-    def _pick_least_busy(self, rotation: Rotation, tried: Collection[Server], asker: Asker) -> Server | None:
-        candidates = [server for server in rotation.servers if server not in tried]
-        candidates = [server for server in candidates if server.available and server.admits(asker)]
-        candidates = [server for server in candidates if server.preferred] or candidates
-        if not candidates:
-            return None
-        loads = [server.in_flight / (server.slots or 1) for server in candidates]
-        lowest = min(loads)
-        least = [server for server, load in zip(candidates, loads, strict=True) if load == lowest]
-        return self._chooser.choice(least)
 
     def _nobody(self, rotation: Rotation, asker: Asker) -> GatewayError:
         servers = [server for server in rotation.servers if server.withheld_from(asker) is None]
