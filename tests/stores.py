@@ -71,6 +71,12 @@ def registration(registration_id: str, **changes: Any) -> dict[str, Any]:
     return {**row, **changes}
 
 
+async def usage_rows(store: Store, limit: int = 1000) -> list[dict[str, Any]]:
+    """Rows of the table `usage`, newest first, with all that were queued before."""
+    sql = "SELECT * FROM usage ORDER BY id DESC LIMIT ?"
+    return await store.read(lambda database: list(database.query(sql, [limit])))
+
+
 def rows_on_disk(path: Path, sql: str) -> list[tuple[Any, ...]]:
     """What another process would read."""
     with closing(sqlite3.connect(path)) as connection:

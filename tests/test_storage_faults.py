@@ -19,7 +19,7 @@ from multiverse.clock import Clock
 from multiverse.errors import StoreFailed
 from multiverse.storage import Store
 from multiverse.storage.database import rewrite_header, transaction, what_is_wrong
-from tests.stores import opened, registration, rows_on_disk
+from tests.stores import opened, registration, rows_on_disk, usage_rows
 
 pytestmark = pytest.mark.usefixtures("io_loop")
 
@@ -104,7 +104,7 @@ async def test_newer_state_wins_over_a_batch_that_failed(path: Path) -> None:
         await store.flush()
         (server,) = await store.load_registrations()
         assert (server["reason"], server["health_status"]) == ("new", "unhealthy")
-        assert [row["status"] for row in await store.usage_rows()] == [2, 1]
+        assert [row["status"] for row in await usage_rows(store)] == [2, 1]
 
 
 async def test_a_batch_holds_no_state_that_was_queued_after_it(path: Path) -> None:
@@ -197,11 +197,11 @@ async def test_oldest_rows_are_dropped_counted_and_logged_once_a_minute(
             assert (store.queued, store.dropped) == (100, 50)
             for second in (0, 1, 59):
                 clock.seconds = 1000.0 + second
-                await store.usage_totals()  # tries to write the batch first
+                await store.row_counts()  # tries to write the batch first
                 store.queue_usage({"status": 150 + second})
                 assert logged() == 1
             clock.seconds = 1060.0
-            await store.usage_totals()
+            await store.row_counts()
             assert logged() == 2
             assert (store.queued, store.dropped) == (100, 53)
         await store.flush()
@@ -234,7 +234,7 @@ async def test_rows_that_the_database_refuses_do_not_hold_up_the_rest(
         await store.flush()
         store.queue_usage({"outcome": "ok"})
         await store.flush()
-        assert [row["outcome"] for row in await store.usage_rows()] == ["ok"]
+        assert [row["outcome"] for row in await usage_rows(store)] == ["ok"]
         assert (store.queued, store.dropped) == (0, 1)
         assert await store.check() is None
     assert caplog.text.count("rows were dropped: the database cannot hold them") == 1
@@ -259,7 +259,7 @@ async def test_a_missing_table_is_an_error_for_the_client_and_a_detail_for_the_l
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("DROP TABLE usage")
         with pytest.raises(StoreFailed) as refusal:
-            await store.usage_totals()
+            await store.row_counts()
         assert refusal.value.message == "The database failed. Nothing was changed; try again in a moment."
     assert "no such table: usage" in caplog.text
 

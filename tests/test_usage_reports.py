@@ -17,7 +17,7 @@ from tests import wire
 from tests.answers import assert_error
 from tests.conftest import StartGateway, StartPeer
 from tests.processes import GatewayProcess
-from tests.stores import opened
+from tests.stores import opened, usage_rows
 from tests.test_keyring import bearer, make_key, post, run
 
 Row = Callable[..., dict[str, Any]]
@@ -114,7 +114,7 @@ async def test_old_rows_go_and_sums_stay(tmp_path: Path) -> None:
         before = await sums(table, "day")
         assert await table.forget_before("2025-06-02T00:00:00.000Z") == 1
         assert await table.forget_before("2026-01-01T00:00:00.000Z") == 1
-        assert len(await store.usage_rows()) == 1
+        assert len(await usage_rows(store)) == 1
         assert await sums(table, "day") == before
         store.queue_usage(usage_row())
         assert (await sums(table, filters={"key_id": "key-a"}))[0]["requests"] == 4, "and nothing is counted twice"

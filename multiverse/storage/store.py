@@ -136,18 +136,6 @@ class Store:
         mark, rows = self._backlog.mark(), max(limit, 0)
         return await self._answer(lambda _wait_seconds: self._writer.recent_probes(registration_id, rows, mark))
 
-    async def usage_rows(self, limit: int = 1000) -> list[dict[str, Any]]:
-        """Newest first."""
-        mark, rows = self._backlog.mark(), max(limit, 0)
-        return await self._answer(lambda _wait_seconds: self._writer.usage_rows(rows, mark))
-
-    async def usage_totals(self) -> dict[str, int]:
-        """Over the whole table: requests `total`, `ok`, `failed`, `client_closed`, `rejected`, and the sums
-        `prompt_tokens`, `completion_tokens`.
-        """
-        mark = self._backlog.mark()
-        return await self._answer(lambda _wait_seconds: self._writer.usage_totals(mark))
-
     async def read(self, job: Callable[[Database], Answer]) -> Answer:
         """What `job` reads on the store's thread, with everything queued so far on disk before it."""
         mark = self._backlog.mark()

@@ -129,17 +129,6 @@ class Writer:
         )
         return list(rows)
 
-    def usage_rows(self, limit: int, mark: int) -> list[Row]:
-        """Newest first, those that still wait included."""
-        self.try_to_write_backlog(mark)
-        return list(self._table("usage").rows_where(order_by="id desc", limit=limit))
-
-    def usage_totals(self, mark: int) -> dict[str, int]:
-        """Counts and sums over the whole table."""
-        self.try_to_write_backlog(mark)
-        (totals,) = self._database.query(statements.USAGE_TOTALS)
-        return totals
-
     def read(self, job: Callable[[Database], Answer], mark: int) -> Answer:
         """What `job` reads, with the rows that still wait."""
         self.try_to_write_backlog(mark)
