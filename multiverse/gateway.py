@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import Callable
 from types import TracebackType
 
@@ -83,7 +82,7 @@ class Gateway:
         self.clock = Clock()
         self.gateway_id = secrets.token_hex(8)
         self.draining = False
-        self.started_seconds = time.monotonic()
+        self.started_seconds = self.clock.monotonic()
         self.keys = Keys(admin_key=config.admin_api_key, client_keys=config.client_api_keys, clock=self.clock)
         self.allowances = Allowances(by_role=_limits_by_role(config), clock=self.clock)
         self.wrong_key_limit = RateLimit(limit=WRONG_KEYS_PER_MINUTE, period_seconds=60.0, clock=self.clock)

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
-from multiverse.storage import Store
+from multiverse.storage.store import Store
 
 NEVER_SECONDS = 3600.0
 FULL_ROW: dict[str, Any] = {

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from multiverse.errors import StoreFailed
-from multiverse.storage import Store
 from multiverse.storage.rows import PROBE_COLUMNS, SERVER_COLUMNS, STATE_COLUMNS, USAGE_COLUMNS
+from multiverse.storage.store import Store
 from tests.stores import FULL_ROW, NEVER_SECONDS, opened, registration, rows_on_disk, store_threads, usage_rows
 
 pytestmark = pytest.mark.usefixtures("io_loop")

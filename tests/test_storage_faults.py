@@ -17,8 +17,8 @@ from sqlite_utils import Database
 
 from multiverse.clock import Clock
 from multiverse.errors import StoreFailed
-from multiverse.storage import Store
 from multiverse.storage.database import rewrite_header, transaction, what_is_wrong
+from multiverse.storage.store import Store
 from tests.stores import opened, registration, rows_on_disk, usage_rows
 
 pytestmark = pytest.mark.usefixtures("io_loop")

@@ -11,8 +11,8 @@ import pytest
 from sqlite_utils import Database
 
 from multiverse.errors import StoreFailed
-from multiverse.storage import Store
 from multiverse.storage.migrations import migrate, schema_history
+from multiverse.storage.store import Store
 from tests.stores import opened, registration, store_threads
 
 pytestmark = pytest.mark.usefixtures("io_loop")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multiverse.people.usage import UsageRecord
-from multiverse.storage import Store
 from multiverse.storage.rows import USAGE_COLUMNS, storable_row
+from multiverse.storage.store import Store
 from tests.stores import FULL_ROW, opened, registration, usage_rows
 
 pytestmark = pytest.mark.usefixtures("io_loop")

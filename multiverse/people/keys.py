@@ -130,13 +130,8 @@ class Keys:
             return None
         return caller
 
-    @staticmethod
-    def digest(key: str) -> bytes:
-        """What is kept of a key in its place."""
-        return digest_of(key)
 
-
-def digest_of(key: str) -> bytes:
-    """What is kept of a key."""
-    # Headers arrive as latin-1 text; anything else can be no key, but must not raise.
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+def digest_of(secret: str) -> bytes:
+    """What is kept of a key, of a claim code or of a session's id."""
+    # Headers arrive as latin-1 text; anything else can be no secret of ours, but must not raise.
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from multiverse import __version__
-from multiverse.servers.server import Registration
+from multiverse.servers.identity import Registration
 
 USER_AGENT = f"multiverse/{__version__}"
 

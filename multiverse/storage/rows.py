@@ -13,7 +13,7 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 INTEGER_MAX: Final = 2**63 - 1
 INTEGER_MIN: Final = -(2**63)
@@ -195,7 +195,7 @@ def _list_from_disk(row: dict[str, Any], column: str) -> list[str]:
     if isinstance(words, list):
         return [str(word) for word in words]
     fields = {"registration_id": row["registration_id"], "column": column}
-    logger.warning("a list in a registration cannot be read and is ignored", extra={"fields": fields})
+    LOG.warning("a list in a registration cannot be read and is ignored", extra={"fields": fields})
     return []
 
 

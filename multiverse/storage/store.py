@@ -31,7 +31,7 @@ from multiverse.storage.rows import (
 )
 from multiverse.storage.writer import Writer
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 LOCK_WAIT_SECONDS: Final = 5.0
 QUEUED_ROWS_MAX: Final = 100_000
@@ -223,7 +223,7 @@ class Store:
                 self._executor, lambda: job(max(give_up_at - self._clock.monotonic(), 0.0))
             )
         except sqlite3.Error as error:
-            logger.error("the database refused: %s", error, exc_info=True)
+            LOG.error("the database refused: %s", error, exc_info=True)
             raise _store_failed(error) from error
 
     async def _flush_regularly(self) -> None:

@@ -24,7 +24,7 @@ from multiverse.storage.backlog import Backlog, Batch, Row
 from multiverse.storage.database import close_database, open_database, rewrite_header, transaction, what_is_wrong
 from multiverse.storage.rows import server_from_disk
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 # The regular batch is tried again a second later, so it does not hold up a registration by waiting for a lock.
 BATCH_WAIT_SECONDS: Final = 0.25
@@ -66,13 +66,13 @@ class Writer:
             return
         self.try_to_write_backlog(mark, wait_seconds)
         if self._trouble is not None:
-            logger.error("the store closes with rows that it could not write", extra=self._fields())
+            LOG.error("the store closes with rows that it could not write", extra=self._fields())
         database, self._opened = self._opened, None
         try:
             close_database(database)
         except sqlite3.Error as error:
             # The log file stays beside the database, and the next start reads it.
-            logger.info("the write-ahead log was not emptied: %s", error)
+            LOG.info("the write-ahead log was not emptied: %s", error)
 
     def write_backlog(self, mark: int, wait_seconds: float) -> None:
         """Everything that waits is on disk when this returns."""
@@ -184,24 +184,24 @@ class Writer:
 
     def _drop(self, batch: Batch) -> None:
         self._backlog.drop(batch)
-        logger.exception("rows were dropped: the database cannot hold them", extra={"fields": {"rows": len(batch)}})
+        LOG.exception("rows were dropped: the database cannot hold them", extra={"fields": {"rows": len(batch)}})
 
     def _note_trouble(self, error: sqlite3.Error) -> None:
         trouble = what_is_wrong(error)
         if trouble != self._trouble:
             self._trouble = trouble
-            logger.error("probes and usage cannot be stored now: %s", error, extra=self._fields())
+            LOG.error("probes and usage cannot be stored now: %s", error, extra=self._fields())
 
     def _note_recovery(self) -> None:
         if self._trouble is not None:
             self._trouble = None
-            logger.warning("probes and usage are stored again", extra=self._fields())
+            LOG.warning("probes and usage are stored again", extra=self._fields())
 
     def _log_dropped(self) -> None:
         dropped = self._backlog.dropped
         now = self._clock.monotonic()
         if dropped > self._dropped_logged and now - self._dropped_logged_at >= DROPPED_LOG_INTERVAL_SECONDS:
-            logger.error("too many rows wait for the database; the oldest were dropped", extra=self._fields())
+            LOG.error("too many rows wait for the database; the oldest were dropped", extra=self._fields())
             self._dropped_logged, self._dropped_logged_at = dropped, now
 
     def _fields(self) -> dict[str, Any]:

@@ -33,7 +33,6 @@ _MAX_HOST_LENGTH = 253
 _PATH = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
-_ROUTE = re.compile(r"/[!-~]*")
 # WHATWG URL §3.5 "ends in a number": resolvers read such a host as an IPv4 address in decimal, octal or hex.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 # IDNA 2003 (Python's codec) and what browsers do take these to different hosts: UTS 46 §4.1.2 "deviation characters".
@@ -111,16 +110,6 @@ class Endpoint:
     def url(self) -> str:
         """The normal form, in which endpoints are shown and compared."""
         return f"{self.scheme}://{self.authority}{self.path}"
-
-    def join(self, route: str) -> str:
-        """The full URL of `route`, for example `/v1/models`.
-
-        Raises ValueError for a route that does not start with "/" or holds anything but visible ASCII: it becomes
-        part of a request line.
-        """
-        if not _ROUTE.fullmatch(route):
-            raise ValueError("a route starts with '/' and consists of visible ASCII characters")
-        return self.url + route
 
 
 def parse_endpoint(text: str) -> Endpoint:

@@ -27,7 +27,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(r"[/*][!-~]*")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _WRITTEN_BY_THE_CLIENT = frozenset({"host", "content-length", "transfer-encoding"})
-_METHODS_WITH_A_BODY = frozenset({"POST", "PUT", "PATCH"})
+METHODS_WITH_A_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class ResponseHead:
@@ -182,7 +182,7 @@ class ServerRequest(HTTPRequest):
         """The request line and headers, as sent. Raises ValueError as `RequestForm.beginning` does."""
         form, payload = self.form, self.payload
         own_lines = _header_lines(self.own_items)
-        if payload is None and form.method not in _METHODS_WITH_A_BODY:
+        if payload is None and form.method not in METHODS_WITH_A_BODY:
             return form.beginning + own_lines + b"\r\n"
         # RFC 9110 §8.6: say so even when it is empty.
         return b"%b%bContent-Length: %d\r\n\r\n" % (form.beginning, own_lines, len(payload or b""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from multiverse.errors import PermissionDenied
-from multiverse.people.keys import ANONYMOUS
+from multiverse.people.keys import NOBODY
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.people_schemas import AccountSchema
 from multiverse.web.schemas import load
@@ -18,7 +18,7 @@ class AccountHandler(GatewayHandler):
 
     def admit(self) -> None:
         """Only who has a key has an account."""
-        if self.caller.role == ANONYMOUS:
+        if self.caller is NOBODY:
             raise self.wrong_key()
 
     def get(self) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from multiverse import __version__
 from multiverse.errors import NotFound
-from multiverse.people.keys import ANONYMOUS
+from multiverse.people.keys import NOBODY
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.look import Look
 
@@ -58,7 +58,7 @@ class PageHandler(GatewayHandler):
         caller = self.caller
         return {
             "anyone": True,
-            "client": caller.role != ANONYMOUS,
+            "client": caller is not NOBODY,
             "owner": caller.may_own_servers,
             "admin": caller.is_admin,
         }[self.audience]
@@ -69,7 +69,7 @@ class PageHandler(GatewayHandler):
 
     def show_page(self) -> None:
         """Answer with the page."""
-        signed_in = self.caller.role != ANONYMOUS
+        signed_in = self.caller is not NOBODY
         body = self.look.page(
             self.template,
             page=self.template,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from multiverse.people.keys import ANONYMOUS
+from multiverse.people.keys import NOBODY
 from multiverse.storage.usage_table import GROUPS, SUMS
 from multiverse.web.handlers.base import GatewayHandler, first_values
 from multiverse.web.people_schemas import FormatQuerySchema, OwnUsageQuerySchema, UsageQuerySchema, write_csv
@@ -57,7 +57,7 @@ class OwnUsageHandler(ReportHandler):
 
     async def get(self) -> None:
         """The usage of the key that asks, and what its owner has given and taken."""
-        if self.caller.role == ANONYMOUS:
+        if self.caller is NOBODY:
             raise self.wrong_key()
         query = load(OWN_USAGE_QUERY_SCHEMA, first_values(self.request))
         key_id = self.caller.key_id
