@@ -33,10 +33,6 @@ class AccountHandler(GatewayHandler):
             }
         )
 
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
-
     async def patch(self) -> None:
         """Change what is the holder's own to decide."""
         changes = load(ACCOUNT_SCHEMA, self.read_json())
@@ -52,7 +48,3 @@ class ThanksHandler(GatewayHandler):
     async def get(self) -> None:
         """Who has given how much, by name where it was asked for."""
         self.reply_json(await self.gateway.thanks.document(self.caller.key_id))
-
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()

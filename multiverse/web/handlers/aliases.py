@@ -26,10 +26,6 @@ class AliasesHandler(GatewayHandler):
         records = [alias_record(alias) for alias in self.gateway.aliases]
         self.reply_json({"aliases": records, "total": len(records)})
 
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
-
 
 class AliasHandler(GatewayHandler):
     """`PUT` and `DELETE /admin/aliases/{name}`; names with slashes work raw and as `%2F`."""

@@ -67,10 +67,6 @@ class ModelsHandler(OfferHandler):
         """List it in OpenAI's shape."""
         self.reply_json({"object": "list", "data": list(self.offers().values())})
 
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
-
 
 class ModelHandler(OfferHandler):
     """`GET /v1/models/{id}`; ids with slashes work raw and as `%2F`."""
@@ -84,10 +80,6 @@ class ModelHandler(OfferHandler):
                 param="model",
             )
         self.reply_json(offer)
-
-    def head(self, model_name: str) -> None:
-        """As GET, without the body."""
-        self.get(model_name)
 
 
 def model_record(model_name: str, created_unix: float, servers: list[Server]) -> dict[str, Any]:
@@ -126,10 +118,6 @@ class QueueHandler(OfferHandler):
                 if standing.asker == mine
             ]
         self.reply_json({"models": models, "yours": yours})
-
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -63,10 +63,6 @@ class PageHandler(GatewayHandler):
             "admin": caller.is_admin,
         }[self.audience]
 
-    def head(self, *args: str) -> None:
-        """As GET, without the body."""
-        self.get(*args)
-
     def show_page(self) -> None:
         """Answer with the page."""
         signed_in = self.caller is not NOBODY
@@ -195,7 +191,3 @@ class StaticHandler(GatewayHandler):
             self.finish(file.compressed)
         else:
             self.finish(file.content)
-
-    def head(self, version: str, name: str) -> None:
-        """As GET, without the body."""
-        self.get(version, name)

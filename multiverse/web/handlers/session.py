@@ -17,10 +17,6 @@ class SessionHandler(GatewayHandler):
         """Who is signed in."""
         self._reply()
 
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
-
     def post(self) -> None:
         """Sign in; wrong keys are counted by address, and soon refused with 429. A right key always works."""
         key = load(SIGN_IN_SCHEMA, self.read_json())["key"]

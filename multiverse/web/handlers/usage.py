@@ -47,10 +47,6 @@ class UsageHandler(ReportHandler):
         """What the report can be narrowed down to."""
         return ("model_name", "key_id", "registration_id")
 
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
-
 
 class OwnUsageHandler(ReportHandler):
     """`GET /v1/usage`."""
@@ -73,10 +69,6 @@ class OwnUsageHandler(ReportHandler):
             tokens_taken=taken,
         )
 
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
-
 
 class LedgerHandler(GatewayHandler):
     """`GET /admin/ledger`."""
@@ -89,7 +81,3 @@ class LedgerHandler(GatewayHandler):
             self.reply_csv("ledger.csv", write_csv(PEOPLE_COLUMNS, people))
         else:
             self.reply_json({"people": people, "total": len(people)})
-
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
