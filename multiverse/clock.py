@@ -1,6 +1,7 @@
 """Time, as an argument: monotonic seconds for everything that is measured, UTC ISO 8601 for everything that is shown.
 
-Services take a `Clock`, so that tests move time instead of sleeping. Nothing else in the gateway asks for the time.
+Services take a `Clock`, so that tests move time instead of sleeping. What decides nothing by it (dates of answers and
+of log records, ticks) asks the machine itself.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class Usage:
             LOG.handle(RequestLine(BEGINNING, record))
 
     def requests(self) -> dict[str, int]:
-        """Counts of contract §1's `/admin/stats`; refusals count as failed, as their clients see it."""
+        """Counts for `/admin/stats`; refusals count as failed, as their clients see it."""
         outcomes = self._outcomes
         return {
             "total": sum(outcomes.values()) + self.in_flight,
@@ -147,7 +147,7 @@ class Usage:
         return dict(self._in_flight)
 
     def tokens(self) -> dict[str, int]:
-        """Tokens of contract §1's `/admin/stats`."""
+        """Tokens for `/admin/stats`."""
         return {
             "prompt": self._prompt_tokens,
             "completion": self._completion_tokens,

@@ -40,8 +40,8 @@ class Refused(Exception):
 class Relay:
     """The answer of one server to one attempt.
 
-    `on_commit()` is called before the first event goes out, `on_whole(blame)` before the last byte does: by then the
-    attempt must be counted out, so that a client's next request finds the slot free.
+    `on_commit()` is called before the first event goes out, `on_whole(blame, reason)` before the last byte does: the
+    attempt must be counted out by then, so that a client's next request finds the slot free.
     """
 
     # There once the answer is known to be one of events; most plain answers never need them.

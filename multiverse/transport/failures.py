@@ -1,6 +1,7 @@
 """What can go wrong between the gateway and a server, as exceptions of ours.
 
-Sockets, TLS, DNS and the HTTP parser each have their own errors; `transport/http.py` maps all of them to these.
+Sockets, TLS, DNS and the HTTP parser each have errors of their own; whoever calls them makes these of theirs, so that
+none of them leaves the room.
 `reason` is a sentence for the server's owner: it says what was seen, and never carries an address or a key.
 """
 

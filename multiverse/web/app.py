@@ -1,6 +1,6 @@
 """make_app(gateway), and run(config): the life of the process from its settings to its exit code.
 
-Start: store, registry, port, then the first sweep. End: refuse, drain, close in the mirror of it (contract §6).
+Start: store, registry, port, then the first sweep. End: refuse, drain, close in the mirror of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tornado's HTTP server with the manners it lacks; routes and handlers are not its business.
+"""Tornado's HTTP server with the manners it lacks, for `HTTP_SERVER=tornado`; handlers are not its business.
 
 Malformed requests are answered in OpenAI's shape, not with a bare 400. An answer that comes before the end of a body is
 not lost: the rest is read and dropped for a moment. An idle connection may be silent for longer than a head may take.

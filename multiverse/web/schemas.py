@@ -1,4 +1,4 @@
-"""What may come in and what goes out, in marshmallow: the only module that knows the library.
+"""What may come in, and the record of a server that goes out, in marshmallow; other schemas build on these fields.
 
 Types are strict: `"yes"` is no boolean and `true` no number. `load()` maps every complaint to `InvalidRequest` with the
 field's name in `param`.
