@@ -113,9 +113,9 @@ WRONG_VALUES = [
     ),
     *(("served_model_name", value) for value in (5, ["a"], "a\nb", "x" * 501)),
     *(("api_key", value) for value in (5, "two words", "schlüssel", "line\nbreak", "x" * 501)),
-    *(("owner_name", value) for value in (5, True, "a\nb", "x" * 201, "An\u200bna", "\u202eanna")),
+    *(("owner_name", value) for value in (5, True, "a\nb", "x" * 201, "An\u200bna", "\u202eanna", "Anna\ufe0f")),
     *(("owner_email", value) for value in (5, "nobody", "a@b@c", "a b@example.org")),
-    *(("description", value) for value in (5, ["a"], "bell\x07", "x" * 2001)),
+    *(("description", value) for value in (5, ["a"], "bell\x07", "x" * 2001, "gpu\u202egnp.exe", "\u2067turned")),
     *(("tags", value) for value in (5, [1], ["x" * 51], {"a": 1}, [f"tag{number}" for number in range(21)])),
     *(
         (name, value)

@@ -67,15 +67,26 @@ def test_a_secret_is_shown_once(gateway: GatewayProcess) -> None:
     assert secret not in gateway.output
 
 
+UNSEEN_NAMES = "Ada\u200b Ada\u200d A\u200cda \u3164 \u2800 A\U000e0041da Ada\ufe00 Ada\ufe0f Ada\U000e0100".split(" ")
+SEEN_NAMES = (
+    "Ada \u2764\ufe0f",
+    "\U0001f469\u200d\U0001f4bb",
+    "1\ufe0f\u20e3 Ada",
+    "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+)
+
+
+def test_names_are_seen_as_they_are_written(gateway: GatewayProcess) -> None:
+    for name in SEEN_NAMES:
+        assert gateway.admin("POST", "/admin/keys", {"name": name}).json()["name"] == name
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({}, "name"),
         ({"name": " "}, "name"),
-        *(
-            ({"name": name}, "name")
-            for name in ("Ada\u200b", "Ada\u200d", "A\u200cda", "\u3164", "\u2800", "A\U000e0041da")
-        ),
+        *(({"name": name}, "name") for name in UNSEEN_NAMES),
         ({"name": "Ada", "role": "king"}, "role"),
         ({"name": "Ada", "email": "ada"}, "email"),
         ({"name": "Ada", "expires_at": "soon"}, "expires_at"),

@@ -40,22 +40,23 @@ __all__ = [
 ]
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9._\-:/@+]{1,200}")
-# And those that nobody sees: with them a name could look like somebody else's or like none, or turn the text around it.
-# What Persian and emoji are written with, the joiners U+200C and U+200D and tags, stays where a letter of theirs can be
-# before it; fillers of Hangul, the empty pattern of Braille and the like do not.
-CONTROL_CHARACTERS = re.compile(
+# Control characters and others that nobody sees: with them a name could look like somebody else's or like none, or turn
+# the text around it. What Persian and emoji are written with (joiners, tags, variation selectors) stays where a letter
+# of theirs can be before it, and in keycaps; fillers of Hangul, the empty pattern of Braille and the like do not.
+UNSEEN = re.compile(
     r"[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e"
     r"\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff]"
-    r"|(?<![^\x00-\x7f])[\u200c\u200d\U000e0020-\U000e007f]"
+    r"|(?<![^\x00-\x7f])(?:[\u200c\u200d\U000e0020-\U000e007f\U000e0100-\U000e01ef]|[\ufe00-\ufe0f](?!\u20e3))"
 )
-CONTROL_CHARACTERS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+# Nobody is told apart by a paragraph: there only what controls a terminal, or turns text round, is refused.
+UNSEEN_IN_PARAGRAPHS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 PRINTABLE_ASCII = re.compile(r"[!-~]{1,500}")
 MAX_TAGS, MAX_TAG_LENGTH = 20, 50
 MAX_MODEL_NAMES = 200
 
 
 class Line(fields.String):
-    """One line of text without control characters; surrounding space is dropped, nothing left counts as null."""
+    """One line of text that can be seen; surrounding space is dropped, nothing left counts as null."""
 
     def __init__(self, *, longest: int, allowed: re.Pattern[str] | None = None, hint: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -71,7 +72,7 @@ class Line(fields.String):
             return None
         if self.allowed is not None and not self.allowed.fullmatch(text):
             raise ValidationError(self._hint)
-        if len(text) > self.longest or CONTROL_CHARACTERS.search(text):
+        if len(text) > self.longest or UNSEEN.search(text):
             raise ValidationError(f"must be at most {self.longest} characters, all of them visible, on one line")
         return text
 
@@ -82,8 +83,8 @@ class Paragraph(fields.String):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if not isinstance(value, str):
             raise ValidationError("must be a string")
-        if len(value) > 2000 or CONTROL_CHARACTERS_BUT_BREAKS.search(value):
-            raise ValidationError("must be at most 2000 characters, without control characters")
+        if len(value) > 2000 or UNSEEN_IN_PARAGRAPHS.search(value):
+            raise ValidationError("must be at most 2000 characters, none of which controls or turns text")
         return value.strip() or None
 
 
@@ -111,7 +112,7 @@ class Tags(fields.Field[tuple[str, ...]]):
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise ValidationError("must be a list of strings, or one string with commas")
         tags = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
-        too_long = any(len(tag) > MAX_TAG_LENGTH or CONTROL_CHARACTERS.search(tag) for tag in tags)
+        too_long = any(len(tag) > MAX_TAG_LENGTH or UNSEEN.search(tag) for tag in tags)
         if len(tags) > MAX_TAGS or too_long:
             raise ValidationError(f"must be at most {MAX_TAGS} tags of at most {MAX_TAG_LENGTH} characters")
         return tags
@@ -339,7 +340,7 @@ def _invalid_request(schema: Schema, error: ValidationError) -> InvalidRequest:
     complaint = messages[name]
     while isinstance(complaint, (list, dict)):
         complaint = complaint[0] if isinstance(complaint, list) else next(iter(complaint.values()))
-    shown = CONTROL_CHARACTERS.sub("?", str(name))[:100]
+    shown = UNSEEN.sub("?", str(name))[:100]
     if name not in schema.fields:
         known = ", ".join(f"`{field}`" for field in schema.fields)
         return InvalidRequest(f"Unknown field `{shown}`. Known are {known}.", param=shown)
