@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,7 @@ class ResponseHead:
         return float(seconds) - 1.0 if seconds.isascii() and seconds.isdigit() else math.inf
 
 
+@dataclass(eq=False)
 class RequestForm:
     """What the requests of one kind to one server have in common: make it once, and ask with it often.
 
@@ -67,39 +69,26 @@ class RequestForm:
     `decompress` is false. `wants_response` is false where nobody looks at the `ServerResponse`.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        target: str,
-        *,
-        method: str = "GET",
-        header_items: Sequence[tuple[str, str]] = (),
-        connect_timeout: float | None = None,
-        first_byte_timeout: float | None = None,
-        content_timeout: float | None = None,
-        idle_timeout: float | None = None,
-        request_timeout: float | None = None,
-        max_body_size: int | None = None,
-        host: str | None = None,
-        decompress: bool = True,
-        wants_response: bool = True,
-    ) -> None:
-        self.endpoint = endpoint
+    endpoint: Endpoint
+    target: str
+    _: KW_ONLY
+    method: str = "GET"
+    header_items: Sequence[tuple[str, str]] = ()
+    connect_timeout: float | None = None
+    first_byte_timeout: float | None = None
+    content_timeout: float | None = None
+    idle_timeout: float | None = None
+    request_timeout: float | None = None
+    max_body_size: float = math.inf
+    host: str | None = None
+    decompress: bool = True
+    wants_response: bool = True
+
+    def __post_init__(self) -> None:
+        endpoint = self.endpoint
         self.pool_key = endpoint.scheme, endpoint.host, endpoint.port
-        self.target = target
-        self.method = method
-        self.header_items = header_items
-        self.connect_timeout = connect_timeout
-        self.first_byte_timeout = first_byte_timeout
-        self.content_timeout = content_timeout
-        self.idle_timeout = idle_timeout
-        self.request_timeout = request_timeout
-        limits = first_byte_timeout, content_timeout, idle_timeout, request_timeout
+        limits = self.first_byte_timeout, self.content_timeout, self.idle_timeout, self.request_timeout
         self.shortest_timeout = min((limit for limit in limits if limit is not None), default=math.inf)
-        self.max_body_size = math.inf if max_body_size is None else max_body_size
-        self.host = host or endpoint.authority
-        self.decompress = decompress
-        self.wants_response = wants_response
 
     @cached_property
     def beginning(self) -> bytes:
@@ -109,7 +98,7 @@ class RequestForm:
         """
         if not _TOKEN.fullmatch(self.method) or not _TARGET.fullmatch(self.target):
             raise ValueError("the method must be a token, the target '/' and visible ASCII characters")
-        lines = f"{self.method} {self.target} HTTP/1.1\r\nHost: {_checked(self.host)}\r\n"
+        lines = f"{self.method} {self.target} HTTP/1.1\r\nHost: {_checked(self.host or self.endpoint.authority)}\r\n"
         return lines.encode("latin-1") + _header_lines(self.header_items)
 
 
