@@ -39,10 +39,9 @@ def head_of(api_key: str | None, request_id: str | None, via: str = VIA, body: b
     items = request_headers(registration, via=via, content_type="application/json")
     own = [] if request_id is None else [("X-Request-ID", request_id)]
     target = "/v1/chat/completions"
-    form = RequestForm(registration.endpoint, target, method="POST", header_items=items)
-    request = ServerRequest(form, own_items=own, body=body)
     try:
-        return request.head()
+        form = RequestForm(registration.endpoint, target, method="POST", header_items=items)
+        return ServerRequest(form, own_items=own, body=body).head()
     except ValueError:
         return None
 

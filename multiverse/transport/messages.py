@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
-from functools import cached_property, lru_cache
+from dataclasses import KW_ONLY, dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +58,11 @@ class ResponseHead:
         return float(seconds) - 1.0 if seconds.isascii() and seconds.isdigit() else math.inf
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class RequestForm:
     """What the requests of one kind to one server have in common: make it once, and ask with it often.
+
+    Raises ValueError where a value would start a new header line, or is no HTTP for another reason.
 
     `header_items` are sent as given, after `Host`. `host` replaces the endpoint's own name there. All timeouts are
     seconds, None = no limit: `connect_timeout` (name, TCP, TLS), `first_byte_timeout` (from sent to response head),
@@ -83,19 +85,19 @@ class RequestForm:
     host: str | None = None
     decompress: bool = True
     wants_response: bool = True
+    beginning: bytes = field(init=False)
+    pool_key: tuple[str, str, int] = field(init=False)
+    shortest_timeout: float = field(init=False)
 
     def __post_init__(self) -> None:
         endpoint = self.endpoint
+        self.beginning = self._beginning()
         self.pool_key = endpoint.scheme, endpoint.host, endpoint.port
         limits = self.first_byte_timeout, self.content_timeout, self.idle_timeout, self.request_timeout
         self.shortest_timeout = min((limit for limit in limits if limit is not None), default=math.inf)
 
-    @cached_property
-    def beginning(self) -> bytes:
-        """The request line and the common headers, as sent.
-
-        Raises ValueError where a value would start a new header line, or is no HTTP for another reason.
-        """
+    def _beginning(self) -> bytes:
+        """The request line and the common headers, as sent."""
         if not _TOKEN.fullmatch(self.method) or not _TARGET.fullmatch(self.target):
             raise ValueError("the method must be a token, the target '/' and visible ASCII characters")
         lines = f"{self.method} {self.target} HTTP/1.1\r\nHost: {_checked(self.host or self.endpoint.authority)}\r\n"
@@ -168,7 +170,7 @@ class ServerRequest(HTTPRequest):
         raise AttributeError("a ServerRequest is made with its headers")
 
     def head(self) -> bytes:
-        """The request line and headers, as sent. Raises ValueError as `RequestForm.beginning` does."""
+        """The request line and headers, as sent. Raises ValueError as `RequestForm` does."""
         form, payload = self.form, self.payload
         own_lines = _header_lines(self.own_items)
         if payload is None and form.method not in METHODS_WITH_A_BODY:
