@@ -28,10 +28,11 @@ from multiverse.people.keys import ADMIN, Caller
 from multiverse.web.dispatch import GatewayApplication
 from multiverse.web.feed import Feed
 from multiverse.web.front.door import ClientLimits, FrontDoor
+from multiverse.web.front.heads import MAX_HEAD_BYTES
 from multiverse.web.handlers.admin import counts_document, server_document
 from multiverse.web.handlers.api_docs import ApiDocs
 from multiverse.web.handlers.base import NotFoundHandler
-from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
+from multiverse.web.http_server import GatewayHTTPServer
 from multiverse.web.look import Look
 from multiverse.web.openapi import document_bytes
 from multiverse.web.route import Route
