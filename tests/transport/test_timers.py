@@ -22,10 +22,11 @@ from multiverse.transport.http import StreamingHTTPClient
 from tests import wire
 from tests.operations import Hold, Send, SendForEver, Sleep, Step
 from tests.peers import ScriptedPeer
-from tests.transport.asking import Stopwatch, ask, begin, soon
+from tests.transport.asking import ask, begin, soon
+from tests.waiting import Stopwatch
 
 CHUNKED = wire.head(200, [("Transfer-Encoding", "chunked")])
-TOLERANCE_SECONDS = 0.15
+TOLERANCE_SECONDS = 0.5  # what else would end them comes seconds later
 
 
 @pytest.fixture
@@ -55,7 +56,8 @@ async def assert_fails(
     with pytest.raises(TransportError) as caught:
         await exchange
     assert type(caught.value) is failure
-    assert after_seconds - 0.01 <= watch.seconds < after_seconds + TOLERANCE_SECONDS
+    assert watch.seconds >= after_seconds - 0.01
+    assert watch.own_seconds < after_seconds + TOLERANCE_SECONDS
     assert caught.value.reason == str(caught.value)
     await soon(lambda: not client.connections, "the connection is closed")
 
@@ -147,7 +149,7 @@ async def test_a_head_that_dribbles_gains_nothing_from_a_standstill(
     watch = Stopwatch()
     with pytest.raises(FirstByteTimeout):
         await exchange
-    assert watch.seconds < TOLERANCE_SECONDS
+    assert watch.own_seconds < 0.15, "it has had its time"
 
 
 async def test_the_total_limit_holds_however_lively_the_server(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:
@@ -167,7 +169,8 @@ async def test_the_idle_limit_changes_in_the_middle(client: StreamingHTTPClient,
         exchange.set_idle_timeout(after)
         with pytest.raises(IdleTimeout):
             await exchange
-        assert after - 0.01 <= watch.seconds < after + TOLERANCE_SECONDS
+        assert watch.seconds >= after - 0.01
+        assert watch.own_seconds < after + TOLERANCE_SECONDS
 
 
 async def test_the_idle_limit_goes_in_the_middle(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:
@@ -199,7 +202,8 @@ async def test_once_content_came_only_silence_is_limited(client: StreamingHTTPCl
     exchange.content_came(0.2)
     with pytest.raises(IdleTimeout):
         await exchange
-    assert 0.39 <= watch.seconds < 0.4 + TOLERANCE_SECONDS
+    assert watch.seconds >= 0.39
+    assert watch.own_seconds < 0.4 + TOLERANCE_SECONDS
 
 
 async def test_one_alarm_serves_each_exchange_of_a_connection(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:
