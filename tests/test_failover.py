@@ -270,7 +270,7 @@ def test_a_slow_server_is_not_doubled(
     else:
         assert (response.status, response.code) == (504, "server_timeout")
         assert response.header("X-Should-Retry") == "false"
-    assert 0.6 <= waited_seconds <= 1.6, "at REQUEST_TIMEOUT_SECONDS"
+    assert 0.6 <= waited_seconds <= 3.0, "at REQUEST_TIMEOUT_SECONDS"
     assert len(script.arrivals) == 1, "exactly one server got the body: every try would prefill again"
     record = impatient_gateway.server(registrations[script.arrivals[0].peer])
     assert record["consecutive_failures"] == 1

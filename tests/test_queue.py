@@ -154,7 +154,7 @@ async def test_waiting_ends_after_the_timeout() -> None:
     began = loop.time()
     with pytest.raises(Overloaded) as raised:
         await wait(queue)
-    assert 0.04 <= loop.time() - began < 0.5
+    assert 0.04 <= loop.time() - began < 5.0
     assert "Retry-After" in raised.value.headers()
     assert queue.length == 0
     attempt.end(Blame.SUCCESS)
