@@ -18,6 +18,7 @@ from multiverse.clock import Clock
 from multiverse.errors import StoreFailed
 from multiverse.storage.database import rewrite_header, transaction, what_is_wrong
 from multiverse.storage.store import Store
+from tests.bench import until
 from tests.stores import opened, registration, rows_on_disk, usage_rows
 from tests.waiting import Stopwatch
 
@@ -88,13 +89,13 @@ async def test_foreign_lock_delays_only_the_disk(path: Path, caplog: pytest.LogC
 
 
 async def test_newer_state_wins_over_a_batch_that_failed(path: Path) -> None:
-    async with opened(path, lock_wait_seconds=0.05) as store:
+    async with opened(path, lock_wait_seconds=0.3) as store:
         await store.save_registration(registration("reg-1"))
         with locked(path):
             store.queue_server_state("reg-1", {"reason": "old", "health_status": "unhealthy"})
             store.queue_usage({"status": 1})
             flushing = asyncio.ensure_future(store.flush())
-            await asyncio.sleep(0.01)  # the batch is out, waiting for the lock
+            await until(lambda: store._backlog._taken, "the batch is out, waiting for the lock")
             store.queue_server_state("reg-1", {"reason": "new"})
             store.queue_usage({"status": 2})
             assert store.queued == 4
