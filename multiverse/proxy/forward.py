@@ -345,6 +345,6 @@ class Forwarding:
         # First what it has cost, then the slot: whose turn is next depends on it.
         self._account.settle(len(self._tried))
         self._proxy.on_end(self._call.story, self._account.record)
-        if self._attempt is not None and self._attempt.end(blame, reason):
-            server_id = self._attempt.server.registration_id
-            LOG.warning("server ejected", extra={"fields": {"server": server_id, "reason": reason}})
+        if (attempt := self._attempt) is not None and attempt.end(blame, reason):
+            fields = {"request_id": self._call.request_id, "server": attempt.server.registration_id, "reason": reason}
+            LOG.warning("server ejected", extra={"fields": fields})
