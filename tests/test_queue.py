@@ -276,7 +276,7 @@ async def test_woken_when_an_owner_allows_more() -> None:
     assert scene.place.result().server is scene.full
 
 
-class SlowClock(HandClock):
+class LoopClock(HandClock):
     """Real seconds, so that a timer of the loop finds what it waits for."""
 
     def monotonic(self) -> float:
@@ -284,7 +284,7 @@ class SlowClock(HandClock):
 
 
 async def test_woken_when_an_ejection_is_over() -> None:
-    clock = SlowClock()
+    clock = LoopClock()
     breaker = BreakerSettings(max_failures=1, successes_to_recover=1, eject_seconds=0.05, eject_max_seconds=60.0)
     full, ejected = build_server(clock, "a", max_concurrency=1), build_server(clock, "b", breaker=breaker)
     queue, _ = build_queue(full, ejected)
@@ -300,7 +300,7 @@ async def test_woken_when_an_ejection_is_over() -> None:
 
 
 async def test_an_ejection_that_begins_while_others_wait() -> None:
-    clock = SlowClock()
+    clock = LoopClock()
     breaker = BreakerSettings(max_failures=1, successes_to_recover=1, eject_seconds=0.05, eject_max_seconds=60.0)
     full = build_server(clock, "a", max_concurrency=1)
     failing = build_server(clock, "b", breaker=breaker, max_concurrency=1)
@@ -313,7 +313,7 @@ async def test_an_ejection_that_begins_while_others_wait() -> None:
 
 
 async def test_a_trial_that_helps_nobody_does_not_keep_the_loop_busy() -> None:
-    clock = SlowClock()
+    clock = LoopClock()
     breaker = BreakerSettings(max_failures=1, successes_to_recover=1, eject_seconds=0.01, eject_max_seconds=60.0)
     full, failed = build_server(clock, "a", max_concurrency=1), build_server(clock, "b", breaker=breaker)
     queue, registry = build_queue(full, failed)

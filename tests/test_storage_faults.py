@@ -14,27 +14,15 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
-from multiverse.clock import Clock
 from multiverse.errors import StoreFailed
 from multiverse.storage.database import rewrite_header, transaction, what_is_wrong
-from multiverse.storage.store import Store
-from tests.bench import until
+from tests.bench import HandClock
 from tests.stores import opened, registration, rows_on_disk, usage_rows
-from tests.waiting import Stopwatch
+from tests.waiting import Stopwatch, soon
 
 pytestmark = pytest.mark.usefixtures("io_loop")
 
 AT_ONCE_SECONDS = 0.2
-
-
-class HandClock(Clock):
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
 
 
 @pytest.fixture
@@ -50,13 +38,6 @@ def locked(path: Path) -> Iterator[None]:
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("ROLLBACK")
-
-
-async def written(store: Store) -> None:
-    """Until the store's own batches have written everything."""
-    async with asyncio.timeout(5):
-        while store.queued:
-            await asyncio.sleep(0.01)
 
 
 # -- locked by another process
@@ -76,7 +57,7 @@ async def test_foreign_lock_delays_only_the_disk(path: Path, caplog: pytest.LogC
             assert store.queued == 201
             assert await store.check(timeout_seconds=1.0) == "the database is locked by another process"
             assert [row["registration_id"] for row in await store.load_registrations()] == ["reg-1"], "it still reads"
-        await written(store)
+        await soon(lambda: not store.queued, "its own batches write everything", 5.0)
         assert await store.check() is None
         assert rows_on_disk(path, "SELECT status FROM usage ORDER BY id") == [(number,) for number in range(100)]
         assert rows_on_disk(path, "SELECT health_status FROM servers") == [("healthy",)]
@@ -95,7 +76,7 @@ async def test_newer_state_wins_over_a_batch_that_failed(path: Path) -> None:
             store.queue_server_state("reg-1", {"reason": "old", "health_status": "unhealthy"})
             store.queue_usage({"status": 1})
             flushing = asyncio.ensure_future(store.flush())
-            await until(lambda: store._backlog._taken, "the batch is out, waiting for the lock")
+            await soon(lambda: store._backlog._taken, "the batch is out, waiting for the lock")
             store.queue_server_state("reg-1", {"reason": "new"})
             store.queue_usage({"status": 2})
             assert store.queued == 4
@@ -186,7 +167,7 @@ async def test_checks_do_not_pile_up(path: Path) -> None:
 async def test_oldest_rows_are_dropped_counted_and_logged_once_a_minute(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock = HandClock()
+    clock = HandClock(monotonic_seconds=1000.0)
 
     def logged() -> int:
         return caplog.text.count("the oldest were dropped")
@@ -197,11 +178,11 @@ async def test_oldest_rows_are_dropped_counted_and_logged_once_a_minute(
                 store.queue_usage({"status": number})
             assert (store.queued, store.dropped) == (100, 50)
             for second in (0, 1, 59):
-                clock.seconds = 1000.0 + second
+                clock.monotonic_now = 1000.0 + second
                 await store.row_counts()  # tries to write the batch first
                 store.queue_usage({"status": 150 + second})
                 assert logged() == 1
-            clock.seconds = 1060.0
+            clock.monotonic_now = 1060.0
             await store.row_counts()
             assert logged() == 2
             assert (store.queued, store.dropped) == (100, 53)

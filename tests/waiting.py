@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
-POLL_SECONDS = 0.01
+POLL_SECONDS, LOOP_POLL_SECONDS = 0.01, 0.002
 
 
 def eventually(question: Callable[[], Value], promise: str, within_seconds: float = 2.0) -> Value:
@@ -43,6 +44,15 @@ def _ask(question: Callable[[], Value], accepts: Callable[[Value], bool], promis
         if time.monotonic() >= give_up_at:
             raise AssertionError(f"{promise}: not within {within_seconds} s (last seen: {value!r})")
         time.sleep(POLL_SECONDS)
+
+
+async def soon(question: Callable[[], Value], promise: str, within_seconds: float = 3.0) -> Value:
+    """As `eventually`, inside a loop that goes on meanwhile."""
+    give_up_at = time.monotonic() + within_seconds
+    while not (value := question()):
+        assert time.monotonic() < give_up_at, f"{promise}: not within {within_seconds} s (last seen: {value!r})"
+        await asyncio.sleep(LOOP_POLL_SECONDS)
+    return value
 
 
 class Stopwatch:

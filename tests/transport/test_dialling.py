@@ -17,9 +17,9 @@ from multiverse.transport.failures import AddressRefused, ConnectFailed, Connect
 from multiverse.transport.http import StreamingHTTPClient
 from multiverse.transport.messages import RequestForm, ServerRequest
 from tests.peers import ScriptedPeer
-from tests.transport.asking import ask, begin, open_sockets, soon
+from tests.transport.asking import ask, begin, open_sockets
 from tests.transport.conftest import MakeClient
-from tests.waiting import Stopwatch
+from tests.waiting import Stopwatch, soon
 
 OPEN = AddressPolicy(allow_private=True)
 PUBLIC_ONLY = AddressPolicy(allow_private=False)

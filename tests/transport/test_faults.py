@@ -15,8 +15,8 @@ from multiverse.transport.messages import ResponseHead
 from tests import wire
 from tests.operations import Fin, Hold, Reset, Send, SendForEver, Sleep, Step
 from tests.peers import ScriptedPeer
-from tests.transport.asking import ask, begin, soon
-from tests.waiting import Stopwatch
+from tests.transport.asking import ask, begin
+from tests.waiting import Stopwatch, soon
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = wire.head(200, [("Transfer-Encoding", "chunked")])

@@ -15,8 +15,8 @@ from multiverse.transport.http import StreamingHTTPClient
 from tests import wire
 from tests.operations import Fin, Hold, Reset, SendForEver, Sleep, Step
 from tests.peers import ScriptedPeer
-from tests.transport.asking import ask, begin, request_to, soon
-from tests.waiting import Stopwatch
+from tests.transport.asking import ask, begin, request_to
+from tests.waiting import Stopwatch, soon
 
 CHUNKED = wire.head(200, [("Transfer-Encoding", "chunked")])
 

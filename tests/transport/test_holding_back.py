@@ -14,7 +14,8 @@ from multiverse.transport.http import StreamingHTTPClient
 from tests import wire
 from tests.operations import Fin, Hold, Reset, Send, SendForEver, Sleep
 from tests.peers import ScriptedPeer
-from tests.transport.asking import ask, begin, soon
+from tests.transport.asking import ask, begin
+from tests.waiting import soon
 
 CHUNKED = wire.head(200, [("Transfer-Encoding", "chunked")])
 LARGEST_READ_BYTES = 262144

@@ -22,9 +22,9 @@ from multiverse.transport.http import Exchange, StreamingHTTPClient
 from tests import wire
 from tests.operations import Hold, SendForEver, Sleep, Step
 from tests.peers import ScriptedPeer
-from tests.transport.asking import ask, begin, open_sockets, soon
+from tests.transport.asking import ask, begin, open_sockets
 from tests.transport.conftest import MakeClient
-from tests.waiting import Stopwatch
+from tests.waiting import Stopwatch, soon
 
 CHUNKED = wire.head(200, [("Transfer-Encoding", "chunked")])
 AT_ONCE_SECONDS = 2.0  # else 5 s

@@ -17,8 +17,7 @@ from multiverse.transport.http import StreamingHTTPClient
 from tests import wire
 from tests.operations import Hold, Sleep
 from tests.peers import ScriptedPeer
-from tests.transport.asking import soon
-from tests.waiting import Stopwatch
+from tests.waiting import Stopwatch, soon
 
 
 async def test_a_url_is_enough(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:

@@ -22,8 +22,8 @@ from multiverse.transport.http import StreamingHTTPClient
 from tests import wire
 from tests.operations import Hold, Send, SendForEver, Sleep, Step
 from tests.peers import ScriptedPeer
-from tests.transport.asking import ask, begin, soon
-from tests.waiting import Stopwatch
+from tests.transport.asking import ask, begin
+from tests.waiting import Stopwatch, soon
 
 CHUNKED = wire.head(200, [("Transfer-Encoding", "chunked")])
 TOLERANCE_SECONDS = 0.5  # what else would end them comes seconds later

@@ -16,10 +16,10 @@ from multiverse.transport.failures import BadAnswer, ConnectTimeout, Disconnecte
 from multiverse.transport.http import StreamingHTTPClient
 from tests import wire
 from tests.peers import ScriptedPeer
-from tests.transport.asking import ask, begin, open_sockets, soon
+from tests.transport.asking import ask, begin, open_sockets
 from tests.transport.certificates import Authority
 from tests.transport.conftest import MakeClient
-from tests.waiting import Stopwatch
+from tests.waiting import Stopwatch, soon
 
 CHUNKED = wire.head(200, [("Transfer-Encoding", "chunked")])
 
