@@ -54,6 +54,7 @@ class Config:
     load_balancing: str
     max_retry_attempts: int
     connect_timeout_seconds: float
+    tcp_user_timeout_seconds: float
     request_timeout_seconds: float
     stream_idle_timeout_seconds: float
     stream_max_seconds: float

@@ -282,6 +282,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("LOAD_BALANCING", "round_robin", "round_robin or least_busy", _choice("round_robin", "least_busy")),
     Setting("MAX_RETRY_ATTEMPTS", "2", "other servers tried after the first", _whole(0, 1000)),
     Setting("CONNECT_TIMEOUT_SECONDS", "5", "time to connect to a server", _duration()),
+    Setting(
+        "TCP_USER_TIMEOUT_SECONDS",
+        "20",
+        "time a machine may acknowledge nothing before it counts as gone; 0 = minutes, as the system has it",
+        _duration(zero="as the system has it"),
+    ),
     Setting("REQUEST_TIMEOUT_SECONDS", "300", "time to a stream's first event, or a plain answer's end", _duration()),
     Setting("STREAM_IDLE_TIMEOUT_SECONDS", "60", "silence of a server that ends a stream", _duration()),
     Setting("STREAM_MAX_SECONDS", "3600", "longest life of a stream", _duration()),

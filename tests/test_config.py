@@ -36,6 +36,7 @@ DEFAULTS = {
     "load_balancing": "round_robin",
     "max_retry_attempts": 2,
     "connect_timeout_seconds": 5.0,
+    "tcp_user_timeout_seconds": 20.0,
     "request_timeout_seconds": 300.0,
     "stream_idle_timeout_seconds": 60.0,
     "stream_max_seconds": 3600.0,
@@ -97,6 +98,7 @@ ABOVE_ZERO = [
     "NOTIFY_GAP_SECONDS",
 ]
 ZERO_MEANS_OFF = [
+    "TCP_USER_TIMEOUT_SECONDS",
     "AUTO_DEREGISTER_AFTER_HOURS",
     "PLAIN_MAX_SECONDS",
     "STREAM_KEEPALIVE_SECONDS",
@@ -156,7 +158,7 @@ def test_defaults_are_the_contracts() -> None:
 
 def test_settings_and_config_name_the_same_things_in_the_same_order() -> None:
     assert [setting.field_name for setting in SETTINGS] == [entry.name for entry in dataclasses.fields(Config)]
-    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 69
+    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 70
     assert [setting.variable for setting in SETTINGS if setting.default is None] == ["ADMIN_API_KEY"]
     assert all(setting.meaning and "\n" not in setting.meaning for setting in SETTINGS)
 
