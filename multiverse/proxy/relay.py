@@ -98,7 +98,7 @@ class Relay:
 
     def _expect_events(self) -> None:
         if not self._call.stream:
-            raise Refused(bad_answer_verdict("the server answers a plain request with a stream of events"))
+            raise _not_as_asked("the server answers a plain request with a stream of events")
         self._is_events = True
         self._reader = EventReader(self._settings.max_event_size)
         self._watch = StreamWatch(whole_when(self._call.route), self._meter, drops_usage=self._drops_usage)
@@ -112,8 +112,7 @@ class Relay:
                 reason = f"the server answers with the type '{content_type[:100]}' instead of JSON"
                 raise Refused(bad_answer_verdict(reason))
         if self._call.stream and self._answer.started:
-            reason = "the server does not stream: it answers a streamed request with plain JSON"
-            raise Refused(replace(bad_answer_verdict(reason), blame=Blame.NONE))
+            raise _not_as_asked("the server does not stream: it answers a streamed request with plain JSON")
         self._answer.held_for_json = True
 
     def on_data(self, data: bytes) -> Awaitable[None] | None:
@@ -209,3 +208,8 @@ class Relay:
         self._on_whole(Blame.SUCCESS, "")
         self._answer.send_whole(head.status, {**headers, **self._client_headers}, body)
         return None
+
+
+def _not_as_asked(reason: str) -> Refused:
+    """For an answer that is whole but of the other kind: such a server serves whoever asks for that kind well."""
+    return Refused(replace(bad_answer_verdict(reason), blame=Blame.NONE))
