@@ -105,7 +105,7 @@ def test_tags_may_be_one_string(register: Register, peer: ScriptedPeer, model: s
 
 
 WRONG_VALUES = [
-    *(("model_name", value) for value in (None, 5, "", " ", "a b", "a\nb", "ü", "x" * 201, ["a"], True)),
+    *(("model_name", value) for value in (None, 5, "", " ", "a b", "a\nb", "a\n", " a", "ü", "x" * 201, ["a"], True)),
     *(("endpoint_url", value) for value in (None, 5, "", "127.0.0.1:1", "ftp://127.0.0.1/", "http://", "http:///v1")),
     *(
         ("endpoint_url", f"http://{rest}")

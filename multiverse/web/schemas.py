@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9._\-:/@+]{1,200}")
+MODEL_NAME_HINT = "must be 1 to 200 characters out of letters, digits and . _ - : / @ +"
 # And those that nobody sees: with them a name could look like somebody else's or like none, or turn the text around it.
 # What Persian and emoji are written with, the joiners U+200C and U+200D and tags, stays where a letter of theirs can be
 # before it; fillers of Hangul, the empty pattern of Braille and the like do not.
@@ -73,6 +74,19 @@ class Line(fields.String):
             raise ValidationError(self._hint)
         if len(text) > self.longest or CONTROL_CHARACTERS.search(text):
             raise ValidationError(f"must be at most {self.longest} characters, all of them visible, on one line")
+        return text
+
+
+class ModelName(Line):
+    """What clients ask for, spelled as it is: a space at its end is no character of a name either."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(longest=200, allowed=MODEL_NAME, hint=MODEL_NAME_HINT, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if text != value:
+            raise ValidationError(self._hint)
         return text
 
 
@@ -117,16 +131,13 @@ class Tags(fields.Field[tuple[str, ...]]):
         return tags
 
 
-MODEL_NAME_HINT = "must be 1 to 200 characters out of letters, digits and . _ - : / @ +"
-
-
 class UpdateSchema(TermsSchema):
     """Any field of a registration; null clears an optional one."""
 
     class Meta:
         unknown = RAISE
 
-    model_name = Line(longest=200, allowed=MODEL_NAME, hint=MODEL_NAME_HINT)
+    model_name = ModelName()
     endpoint_url = fields.String()
     served_model_name = Line(longest=500, allow_none=True)
     api_key = ServerKey(allow_none=True, load_only=True)
@@ -142,7 +153,7 @@ class UpdateSchema(TermsSchema):
 class RegisterSchema(UpdateSchema):
     """A registration: `model_name` and `endpoint_url`, the rest as one likes."""
 
-    model_name = Line(longest=200, allowed=MODEL_NAME, hint=MODEL_NAME_HINT, required=True)
+    model_name = ModelName(required=True)
     endpoint_url = fields.String(required=True)
 
 
