@@ -51,6 +51,10 @@ CONTROL_CHARACTERS = re.compile(
 )
 CONTROL_CHARACTERS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 PRINTABLE_ASCII = re.compile(r"[!-~]{1,500}")
+# HTML, "valid email address"; with a dot, since mail goes to nobody at a bare name.
+EMAIL = re.compile(
+    r"[\w.!#$%&'*+/=?^`{|}~-]+@(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]", re.ASCII | re.IGNORECASE
+)
 MAX_TAGS, MAX_TAG_LENGTH = 20, 50
 MAX_MODEL_NAMES = 200
 
@@ -110,11 +114,13 @@ class ServerKey(Line):
 
 
 class Email(Line):
-    """An e-mail address."""
+    """An e-mail address: what marshmallow takes for one, and what browsers do where its last label is short."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         text = super()._deserialize(value, attr, data, **kwargs)
-        return text if text is None else validate.Email(error="must be an e-mail address")(text)
+        if text is None or EMAIL.fullmatch(text):
+            return text
+        return validate.Email(error="must be an e-mail address")(text)
 
 
 class Tags(fields.Field[tuple[str, ...]]):
@@ -211,9 +217,11 @@ class QueryInteger(fields.Integer):
         return int(value)
 
 
+# All fields of the record but its lists.
 SORT_FIELDS = (
-    "registration_id model_name served_model_name endpoint_url owner_name owner_email health_status availability "
-    "consecutive_failures response_time_ms in_flight context_length max_concurrency slots tokens_today last_checked_at "
+    "registration_id model_name served_model_name endpoint_url owner_name owner_email description context_length "
+    "max_concurrency offered_to reserve_slot paused quiet_hours time_zone daily_token_cap has_api_key health_status "
+    "availability reason consecutive_failures response_time_ms slots in_flight tokens_today last_checked_at "
     "last_successful_request_at created_at updated_at"
 ).split()
 
