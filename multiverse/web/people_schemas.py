@@ -19,8 +19,9 @@ from multiverse.errors import InvalidRequest
 from multiverse.people.keys import ROLES, STUDENT
 from multiverse.people.usage import OUTCOMES
 from multiverse.storage.usage_table import GROUPS
-from multiverse.web.schemas import Email, Line, ModelNames, PositiveInteger, QueryInteger, load
+from multiverse.web.schemas import ModelNames, PositiveInteger, QueryInteger, load
 from multiverse.web.strict_fields import StrictBoolean
+from multiverse.web.text_fields import Email, Line
 
 MOST_USES, MOST_ROSTER_ROWS, LONGEST_ROSTER, HEAVIEST = 10_000, 2000, 1_000_000, 100
 LONGEST_LIFETIME_MINUTES = 60 * 24 * 366
