@@ -126,7 +126,7 @@ class Registry:
         """
         rotation = self._rotations.get(model_name)
         if rotation is None:
-            raise self._unknown_model(model_name, asker)
+            raise self.unknown_model(model_name, asker)
         way = self._pick_least_busy if self._least_busy else self._pick_in_turn
         picked = way(rotation, tried, asker)
         if picked is not None:
@@ -142,6 +142,23 @@ class Registry:
             raise self._nobody(rotation, asker)
         free = [server for server in candidates if not server.full_for(asker)]
         return min(free, key=lambda server: server.last_failed_seconds, default=None)
+
+    def unknown_model(self, model_name: str, asker: Asker) -> ModelNotFound:
+        """What somebody is told who asks for a model that nobody registered, with the close names on offer to them."""
+        # A model that is kept from the asker is not named either.
+        names = [
+            name
+            for name, rotation in list(self._rotations.items())[:MAX_NAMES_TO_COMPARE]
+            if any(server.withheld_from(asker) is None for server in rotation.servers)
+        ]
+        by_lower = {name.lower(): name for name in names}
+        near = difflib.get_close_matches(model_name.lower()[:200], list(by_lower), n=3, cutoff=0.5)
+        hint = (
+            "Did you mean " + " or ".join(f"'{by_lower[name]}'" for name in near) + "?"
+            if near
+            else "GET /v1/models lists the models on offer."
+        )
+        return ModelNotFound(f"The model '{model_name[:200]}' is not registered here. {hint}", param="model")
 
     def is_restricted(self, model_name: str) -> bool:
         """Whether what is free for one asker may not be for another."""
@@ -209,19 +226,3 @@ class Registry:
             f"The model is registered, but no server can answer now. Send the request again in a moment. {hint}",
             retry_after_seconds=5,
         )
-
-    def _unknown_model(self, model_name: str, asker: Asker) -> ModelNotFound:
-        # A model that is kept from the asker is not named either.
-        names = [
-            name
-            for name, rotation in list(self._rotations.items())[:MAX_NAMES_TO_COMPARE]
-            if any(server.withheld_from(asker) is None for server in rotation.servers)
-        ]
-        by_lower = {name.lower(): name for name in names}
-        near = difflib.get_close_matches(model_name.lower()[:200], list(by_lower), n=3, cutoff=0.5)
-        hint = (
-            "Did you mean " + " or ".join(f"'{by_lower[name]}'" for name in near) + "?"
-            if near
-            else "GET /v1/models lists the models on offer."
-        )
-        return ModelNotFound(f"The model '{model_name[:200]}' is not registered here. {hint}", param="model")

@@ -78,12 +78,16 @@ class ModelHandler(OfferHandler):
     def get(self, model_name: str) -> None:
         """One model."""
         offer = self.offers().get(model_name)
-        if offer is None:
-            raise ModelNotFound(
-                f"No healthy server offers the model '{model_name[:200]}'. GET /v1/models lists what is on offer.",
-                param="model",
-            )
-        self.reply_json(offer)
+        if offer is not None:
+            self.reply_json(offer)
+            return
+        registry, aliases = self.gateway.registry, self.gateway.aliases
+        if self.caller.may_ask(model_name) and not any(map(registry.knows, aliases.models_of(model_name))):
+            raise registry.unknown_model(model_name, Asker(self.asker, is_admin=self.caller.is_admin))
+        raise ModelNotFound(
+            f"No healthy server offers the model '{model_name[:200]}'. GET /v1/models lists what is on offer.",
+            param="model",
+        )
 
     def head(self, model_name: str) -> None:
         """As GET, without the body."""
