@@ -450,6 +450,8 @@ def register_gateway(gateway: GatewayProcess, at: GatewayProcess, model: str) ->
 def test_a_gateway_registered_at_itself(start_gateway: StartGateway, model: str) -> None:
     gateway = start_gateway(HEALTH_CHECK_INTERVAL_SECONDS=300)
     register_gateway(gateway, gateway, model)
+    (record,) = gateway.admin("GET", f"/admin/servers?model_name={model}").json()["servers"]
+    assert (record["health_status"], "leads back to this gateway" in record["reason"]) == ("unhealthy", True)
     before = gateway.stats()["requests"]["total"]
     for stream in (False, True):
         response = gateway.chat(model, stream)

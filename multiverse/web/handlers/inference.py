@@ -34,7 +34,16 @@ LONGEST_PATH = 256
 FORWARDED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 
-class OfferHandler(GatewayHandler):
+class ClientHandler(GatewayHandler):
+    """A route for clients, other gateways among them."""
+
+    def admit(self) -> None:
+        """Refuse what went out from here: a server's registration leads back to this gateway."""
+        if self.gateway.gateway_id in self.request.fields.get("Via", ""):
+            raise LoopDetected("This request came from this gateway: it is registered at itself. Deregister it.")
+
+
+class OfferHandler(ClientHandler):
     """What is on offer: models, and names that stand for one of them."""
 
     def offers(self) -> dict[str, dict[str, Any]]:
@@ -140,7 +149,7 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 1)
 
 
-class ForwardHandler(GatewayHandler):
+class ForwardHandler(ClientHandler):
     """`POST /v1/…`: forwarded to a server of the model that the body names."""
 
     _forwarding: Forwarding | None = None
@@ -149,8 +158,7 @@ class ForwardHandler(GatewayHandler):
 
     def admit(self) -> None:
         """Refuse loops and callers over their limit before the body is read."""
-        if self.gateway.gateway_id in self.request.fields.get("Via", ""):
-            raise LoopDetected("This request came from this gateway: it is registered at itself. Deregister it.")
+        super().admit()
         self._asker = self.asker
         self._allowance = self.gateway.allowances.of(self.caller, self._asker)
         if self._allowance is not None:
