@@ -355,7 +355,14 @@ def test_admin_key_may_have_spaces_inside_and_loses_those_around() -> None:
 
 
 def test_all_faults_at_once_in_one_line() -> None:
-    text = refusal(ADMIN_API_KEY="short", PORT="http", DRAIN_SECONDS="nan", EJECT_SECONDS="500", LOG_FORMAT="xml")
+    text = refusal(
+        ADMIN_API_KEY="short",
+        PORT="http",
+        DRAIN_SECONDS="nan",
+        EJECT_SECONDS="500",
+        EJECT_MAX_SECONDS="120",
+        LOG_FORMAT="xml",
+    )
     for told in ("ADMIN_API_KEY must", "PORT must", "DRAIN_SECONDS must", "LOG_FORMAT must", "EJECT_MAX_SECONDS must"):
         assert told in text
     assert "HOST" not in text
@@ -364,6 +371,8 @@ def test_all_faults_at_once_in_one_line() -> None:
 
 def test_longest_ejection_is_not_shorter_than_the_first() -> None:
     assert load(EJECT_SECONDS="3", EJECT_MAX_SECONDS="3").eject_max_seconds == 3.0
+    assert load(EJECT_SECONDS="3").eject_max_seconds == 120.0
+    assert load(EJECT_SECONDS="500").eject_max_seconds == 500.0, "one that nobody has set stands in nobody's way"
     assert refusal(EJECT_SECONDS="3", EJECT_MAX_SECONDS="2") == "EJECT_MAX_SECONDS must be at least EJECT_SECONDS"
     assert "at least EJECT_SECONDS" not in refusal(EJECT_SECONDS="500", EJECT_MAX_SECONDS="x")
 
