@@ -52,6 +52,7 @@ NOT_FOR_THE_TABLE = {
     "settings": {
         "ADMIN_API_KEY_MIN_LENGTH",
         "CLIENT_API_KEY_MIN_LENGTH",
+        "GUESSABLE_LENGTH",
         "COUNT_MAX",
         "TOKENS_MAX",
         "SIZE_MAX_BYTES",
