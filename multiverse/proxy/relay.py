@@ -15,7 +15,7 @@ from multiverse.proxy.answer import Answer
 from multiverse.proxy.call import Call
 from multiverse.proxy.meter import Meter, StreamWatch, whole_when
 from multiverse.proxy.sse import DONE_EVENT, EventReader, EventTooLarge, has_data
-from multiverse.proxy.verdicts import BROKE_OFF, Verdict, answer_verdict, bad_answer_verdict
+from multiverse.proxy.verdicts import BROKE_OFF, Verdict, answer_verdict, bad_answer_verdict, without_key
 from multiverse.servers.server import Blame, Server
 from multiverse.servers.tunnels import is_html, tunnel_reason
 from multiverse.transport.failures import AnswerTooLarge
@@ -165,7 +165,7 @@ class Relay:
         code = error.get("code", error.get("status")) if isinstance(error, dict) else None
         clients_fault = isinstance(code, int) and 400 <= code < 500
         self._on_whole(Blame.NONE if clients_fault else Blame.FAILURE, "the server reported an error in its stream")
-        self._answer.finish_stream(block)
+        self._answer.finish_stream(without_key(block, self._server.registration.api_key))
 
     # -- at its end ----------------------------------------------------------------------------------------------------
 
@@ -197,8 +197,9 @@ class Relay:
         if self._is_good and not self._is_audio and self._meter.read_usage(body):
             headers = JSON_HEADERS
         elif not self._is_good or is_html(head.headers, body):
-            asked_for = self._server.registration.served_model_name or self._server.registration.model_name
-            return answer_verdict(head.status, head.headers, body, asked_for)
+            registration = self._server.registration
+            asked_for = registration.served_model_name or registration.model_name
+            return answer_verdict(head.status, head.headers, without_key(body, registration.api_key), asked_for)
         elif self._is_audio:
             headers = {"Content-Type": self._content_type, "Content-Disposition": "attachment"}
         else:
