@@ -28,6 +28,8 @@ LONGEST_LIFETIME_MINUTES = 60 * 24 * 366
 LONGEST_MOOD_MINUTES = 60
 # OWASP, CSV injection: the last four are what keyboards for Chinese and Japanese write, and spreadsheets take as well.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# Not `time.max`, which comes out as the next day when it is far enough away for floating point to round.
+LAST_OF_DAY = time(23, 59, 59, 999_500)
 QUOTED = re.compile(r'"[^"]*"')
 DELIMITERS = ",;\t"
 KEY_ROLES = validate.OneOf(ROLES)
@@ -39,7 +41,7 @@ class Moment(fields.Field[str]):
 
     def __init__(self, *, from_start: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._of_day = time.min if from_start else time.max
+        self._of_day = time.min if from_start else LAST_OF_DAY
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         needs = "must be a date or a time with its zone, such as 2027-06-30 or 2027-06-30T18:00:00Z"
