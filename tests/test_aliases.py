@@ -11,11 +11,17 @@ from tests.conftest import StartGateway, StartPeer
 from tests.operations import AnswerChat
 from tests.peers import ScriptedPeer
 from tests.processes import GatewayProcess
-from tests.test_keyring import bearer, make_key, run
+from tests.test_keyring import Headers, bearer, make_key, run
 
 
 def stands_for(gateway: GatewayProcess, name: str, *models: str) -> Response:
     return gateway.admin("PUT", f"/admin/aliases/{name}", {"models": list(models)})
+
+
+def offered(gateway: GatewayProcess, headers: Headers) -> dict[str, str | None]:
+    """What the key is told that it may ask, and what each name stands for."""
+    listed = gateway.call("GET", "/v1/models", None, headers).json()["data"]
+    return {record["id"]: record.get("alias_of") for record in listed}
 
 
 def test_an_alias_is_asked_like_a_model(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
@@ -99,9 +105,16 @@ def test_a_key_for_some_models(gateway: GatewayProcess, start_peer: StartPeer, m
     only_b = bearer(make_key(gateway, models=[f"{model}-b"])[1])
     assert gateway.chat(f"{model}-alias", headers=only_b).header("X-Gateway-Model") == f"{model}-b"
     assert_error(gateway.chat(model, headers=only_b), "permission_denied", "model")
+    assert offered(gateway, only_b) == {f"{model}-b": None, f"{model}-alias": f"{model}-b"}
     by_alias = bearer(make_key(gateway, models=[f"{model}-alias"])[1])
+    assert offered(gateway, by_alias) == {f"{model}-alias": model}
     assert gateway.chat(f"{model}-alias", headers=by_alias).header("X-Gateway-Model") == model
     assert_error(gateway.chat(model, headers=by_alias), "permission_denied", "model")
+    stands_for(gateway, model, f"{model}-b", model)
+    gateway.deregister_all()
+    gateway.register(first, model)
+    assert offered(gateway, only_b) == {}, "what they may not ask answers nothing for them, under whatever name"
+    gateway.admin("DELETE", f"/admin/aliases/{model}")
     gateway.admin("DELETE", f"/admin/aliases/{model}-alias")
 
 

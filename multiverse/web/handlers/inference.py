@@ -19,9 +19,10 @@ from multiverse.errors import (
     ShuttingDown,
 )
 from multiverse.people.allowances import Allowance
-from multiverse.people.keys import NOBODY
+from multiverse.people.keys import NOBODY, Caller
 from multiverse.proxy.call import Call, read_body
 from multiverse.proxy.forward import Forwarding
+from multiverse.servers.aliases import Aliases
 from multiverse.servers.lending import Asker
 from multiverse.servers.server import Server
 from multiverse.web.handlers.base import GatewayHandler
@@ -55,18 +56,23 @@ class OfferHandler(ClientHandler):
             if lent:
                 records[name] = model_record(name, created, lent)
         healthy = {name: record for name, record in records.items() if record["healthy_servers"]}
-        offers = dict(healthy)
-        for alias in self.gateway.aliases:
-            model_name = next((model for model in alias.models if model in healthy), None)
-            if model_name not in (None, alias.name):
-                named = {"id": alias.name, "created": int(alias.created_unix), "alias_of": model_name}
-                offers[alias.name] = {**healthy[model_name], **named}
-        may_ask = self.caller.may_ask
-        return {
-            name: offer
-            for name, offer in offers.items()
-            if may_ask(name) or any(map(may_ask, self.gateway.aliases.models_of(name)))
-        }
+        aliases, caller = self.gateway.aliases, self.caller
+        offers = {}
+        for name in dict.fromkeys((*healthy, *(alias.name for alias in aliases))):
+            model_name = next((model for model in models_for(name, aliases, caller) if model in healthy), None)
+            alias = aliases.get(name)
+            if alias is not None and model_name not in (None, name):
+                named = {"id": name, "created": int(alias.created_unix), "alias_of": model_name}
+                offers[name] = {**healthy[model_name], **named}
+            elif model_name is not None:
+                offers[name] = healthy[name]
+        return offers
+
+
+def models_for(name: str, aliases: Aliases, caller: Caller) -> tuple[str, ...]:
+    """What `name` stands for, in order, as far as the caller's key may ask it."""
+    models, may_ask = aliases.models_of(name), caller.may_ask
+    return models if may_ask(name) else tuple(model for model in models if may_ask(model))
 
 
 class ModelsHandler(OfferHandler):
@@ -181,7 +187,9 @@ class ForwardHandler(ClientHandler):
         body = self.body()
         self._chunks.clear()
         wanted = load_call(read_body(body))
-        models = self._models_for(wanted["model"])
+        models = models_for(wanted["model"], gateway.aliases, self.caller)
+        if not models:
+            raise PermissionDenied("Your key may not ask this model. GET /v1/models lists those it may.", param="model")
         if self._allowance is not None:
             # The last thing that may refuse: a story that begins must end, and only a request that is admitted does.
             self._allowance.enter()
@@ -208,15 +216,6 @@ class ForwardHandler(ClientHandler):
         """What the server shall read in `Via`: other gateways before this one, but nothing else that a client sends."""
         inbound, own = self.request.fields.get("Via"), self.gateway.via
         return f"{inbound}, {own}" if inbound and VIA_OF_GATEWAYS.fullmatch(inbound) else own
-
-    def _models_for(self, name: str) -> tuple[str, ...]:
-        """What `name` stands for, as far as the key may ask it. Raises PermissionDenied when nothing is left."""
-        models, may_ask = self.gateway.aliases.models_of(name), self.caller.may_ask
-        if not may_ask(name):
-            models = tuple(model for model in models if may_ask(model))
-        if not models:
-            raise PermissionDenied("Your key may not ask this model. GET /v1/models lists those it may.", param="model")
-        return models
 
     def on_connection_close(self) -> None:
         """The client left: stop the work at once."""
