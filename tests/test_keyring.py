@@ -252,6 +252,7 @@ def test_a_roster_is_all_or_nothing(gateway: GatewayProcess) -> None:
     before = gateway.admin("GET", "/admin/keys").json()["total"]
     for wrong, where in (
         ("name,email\nAda,ada@x.org\nBen,not-an-address", "Line 3"),
+        ('name,email,note\nAda,ada@x.org,"one\ntwo"\n\nBen,not-an-address,', "Line 5"),
         ("", "1 to"),
         ('"open', "CSV"),
         ("Ada\n" * 2002 + '"open', "1 to 2000"),  # Read no further than it may be long.
@@ -273,6 +274,7 @@ def test_a_roster_is_all_or_nothing(gateway: GatewayProcess) -> None:
         'name;email\n"Hopper, Grace";grace@x.org\n',
         "email\tname\ngrace@x.org\tHopper, Grace\n",
         '\r\n"Hopper, Grace";grace@x.org',
+        'Class;Name;E-Mail\r3b;"Hopper, Grace";grace@x.org\r',
     ):
         answer = gateway.admin("POST", "/admin/keys/import", {"csv": text})
         assert [(key["name"], key["email"]) for key in answer.json()["keys"]] == [("Hopper, Grace", "grace@x.org")]

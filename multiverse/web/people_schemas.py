@@ -32,6 +32,8 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uf
 LAST_OF_DAY = time(23, 59, 59, 999_500)
 QUOTED = re.compile(r'"[^"]*"')
 DELIMITERS = ",;\t"
+LINE_END = re.compile(r"\r\n?")  # A CR alone ends a line in what Excel calls a CSV for the Macintosh.
+NAMES_OF_EMAIL = re.compile(r"^(?:e-?)?mail(?:[ -]?address)?$")
 KEY_ROLES = validate.OneOf(ROLES)
 CLAIMED_ROLES = validate.OneOf([role for role in ROLES if role != "admin"])
 
@@ -204,33 +206,38 @@ PERSON_SCHEMA = PersonSchema()
 
 
 def read_roster(text: str) -> list[dict[str, Any]]:
-    """Name and e-mail of each line of a CSV file; a first line that says `name` tells the order of the columns.
+    """Name and e-mail of each line of a CSV file; a first line that says `name` tells the columns, in any order, of
+    which others are passed over.
 
     Cells are divided as in the first line: by commas, by semicolons (as spreadsheets in half of Europe write), by tabs.
 
     Raises InvalidRequest that names the line at fault; nobody shall get a key before the whole file is good.
     """
     numbered: list[tuple[int, list[str]]] = []
-    text = text.lstrip("\ufeff")
+    text = LINE_END.sub("\n", text.lstrip("\ufeff"))
     try:
-        for number, row in enumerate(csv.reader(io.StringIO(text), delimiter=_delimiter(text), strict=True), 1):
+        reader, line = csv.reader(io.StringIO(text), delimiter=_delimiter(text), strict=True), 1
+        for row in reader:
             cells = [cell.strip() for cell in row]
             if any(cells):
-                numbered.append((number, cells))
+                numbered.append((line, cells))
+            line = reader.line_num + 1  # A cell may go over several.
             if len(numbered) > MOST_ROSTER_ROWS + 1:
                 break  # Too many already: the rest would only hold up the loop.
     except csv.Error as error:
         raise InvalidRequest(f"The roster is not CSV: {error}.", param="csv") from error
     columns = ["name", "email"]
-    if numbered and "name" in [cell.lower() for cell in numbered[0][1]]:
-        columns = [cell.lower() for cell in numbered.pop(0)[1]]
+    head = [NAMES_OF_EMAIL.sub("email", cell.lower()) for cell in numbered[0][1]] if numbered else []
+    if "name" in head:
+        columns = head
+        del numbered[0]
     if not 1 <= len(numbered) <= MOST_ROSTER_ROWS:
         raise InvalidRequest(f"The roster must have 1 to {MOST_ROSTER_ROWS} people.", param="csv")
     return [_read_person(number, dict(zip(columns, row, strict=False))) for number, row in numbered]
 
 
 def _delimiter(text: str) -> str:
-    first_line = QUOTED.sub("", text.lstrip("\r\n").partition("\n")[0])
+    first_line = QUOTED.sub("", text.lstrip("\n").partition("\n")[0])
     return max(DELIMITERS, key=first_line.count)  # The comma where there is none of them.
 
 
