@@ -20,9 +20,10 @@ from tests import wire
 from tests.bench import HandClock, build_record
 from tests.clients import EventStream
 from tests.conftest import StartGateway, StartPeer
-from tests.operations import Reset
+from tests.operations import AnswerChat, Hold, Reset
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, GatewayProcess
+from tests.test_keyring import bearer, make_key
 from tests.wire import chat_body
 
 
@@ -189,14 +190,46 @@ async def test_who_may_not_have_another_one_under_way_begins_no_story(tmp_path: 
         assert gateway.stories.under_way == 0, "what never ends would stay in memory for ever"
 
 
+def tell(stories: Stories, request_id: str, **fields: Any) -> None:
+    """One story from its beginning to its end."""
+    story = stories.begin(request_id)
+    story.record = build_record(request_id=request_id, **fields)
+    stories.end(story.record)
+
+
+def test_of_two_with_one_id_nobody_hears_the_others_story(
+    gateway: GatewayProcess, start_peer: StartPeer, model: str
+) -> None:
+    first, second = start_peer(), start_peer()
+    gateway.register(first, f"{model}-1")
+    second_id = gateway.register(second, f"{model}-2")
+    ada, ben = (bearer(make_key(gateway, name)[1]) for name in ("Ada", "Ben"))
+    holds = [Hold(), Hold()]
+    first.script(holds[0], AnswerChat())
+    second.script(holds[1], AnswerChat())
+    same_id = ("X-Request-ID", f"same/{model}")
+    path = f"/v1/requests/same/{model}"
+    with gateway.client() as of_ada, gateway.client() as of_ben:
+        of_ada.request("POST", "/v1/chat/completions", chat_body(f"{model}-1"), [same_id, *ada])
+        first.wait_for_requests()
+        of_ben.request("POST", "/v1/chat/completions", chat_body(f"{model}-2"), [same_id, *ben])
+        second.wait_for_requests()
+        holds[0].release()
+        assert of_ada.read_response().status == 200
+        assert gateway.call("GET", path, headers=ada).status == 404, "what is going on there is Ben's"
+        holds[1].release()
+        assert of_ben.read_response().status == 200
+    events = gateway.call("GET", path, headers=ben).json()["events"]
+    assert [event["server"] for event in events if event["event"] == "tried"] == [second_id]
+    assert gateway.call("GET", path, headers=ada).status == 404
+
+
 def test_stories_are_forgotten() -> None:
     clock = HandClock()
     stories = Stories(clock=clock)
     for number in (*range(2_100), 100, 2_100):
-        stories.begin(f"good-{number}")
-        stories.end(build_record(request_id=f"good-{number}", outcome="ok"))
-    stories.begin("bad")
-    stories.end(build_record(request_id="bad"))
+        tell(stories, f"good-{number}", outcome="ok")
+    tell(stories, "bad")
     assert stories.find("good-101") is None
     assert stories.find("good-100") is not None, "it came again"
     assert stories.find("good-102") is not None

@@ -77,6 +77,7 @@ class Account:
         if attempts:
             # A server that reports nothing has worked all the same.
             self._shares.spend(self._call.asker, tokens or round(USUAL_TOKENS))
+        self._call.story.record = record
         self._usage.ended(record)
 
     def _milliseconds_since(self, moment: float) -> float:

@@ -33,7 +33,7 @@ class Step(msgspec.Struct):
 
 
 class Story(msgspec.Struct):
-    """One request: its attempts while it is under way, its whole record from its end on."""
+    """One request: its attempts while it is under way, its whole record from its end on, when its account sets it."""
 
     started_seconds: float
     steps: list[Step] = []
@@ -119,11 +119,12 @@ class Stories:
         return story
 
     def end(self, record: UsageRecord) -> Story | None:
-        """The request of `record` is over; its story, unless another one with its id has taken it along."""
-        story = self._under_way.pop(record.request_id, None)
-        if story is None:
-            return None
-        story.record, story.ended_seconds = record, self._clock.monotonic()
+        """The request of `record` is over; its story, unless a later one with its id has taken its place."""
+        story = self._under_way.get(record.request_id)
+        if story is None or story.record is not record:
+            return None  # That other one goes on, and may be somebody else's.
+        del self._under_way[record.request_id]
+        story.ended_seconds = self._clock.monotonic()
         shelf, size = (self._latest, LATEST) if record.outcome == "ok" else (self._failed, FAILED)
         shelf[record.request_id] = story
         shelf.move_to_end(record.request_id)
