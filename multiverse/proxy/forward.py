@@ -241,7 +241,6 @@ class Forwarding:
 
     async def _exchange_with(self, server: Server, body: bytes, *, drops_usage: bool) -> tuple[Verdict | None, bool]:
         """One request to `server`; what failed, if anything did, and whether content had gone out by then."""
-        self._answer.held_for_json = False
         settings = self._proxy.settings
         answer, meter, headers = self._answer, self._account.meter, self._headers(server)
         relay = Relay(
@@ -262,6 +261,7 @@ class Forwarding:
         finally:
             self._exchange = None
             relay.exchange = None  # They know each other, and the whole request with them.
+            answer.held_for_json = False  # Whatever comes next, a place in a queue perhaps, is waited for alive.
         return verdict, relay.committed
 
     def _headers(self, server: Server) -> dict[str, str]:

@@ -193,7 +193,6 @@ class Relay:
         head = self._head
         assert head is not None
         body = b"".join(self._collected)
-        self._answer.held_for_json = False
         if self._is_good and not self._is_audio and self._meter.read_usage(body):
             headers = JSON_HEADERS
         elif not self._is_good or is_html(head.headers, body):
