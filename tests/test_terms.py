@@ -388,6 +388,8 @@ def test_friends_are_found_by_name_or_id() -> None:
     assert keys.ids_of(["ben", "key-2", "key-0"], param="friends") == ("key-0", "key-2")
     assert keys.names_of(["key-0", "key-2", "key-9"]) == ["Ben", "key-2"], "those gone are left out"
     assert keys.names_of(["key-3"]) == ["key-3"], "the form has commas between names"
+    keys.put(digest_of("4"), Caller("key-0", "student", key_id="key-4"))
+    assert keys.names_of(["key-4"]) == ["key-4"], "who is named like somebody's id is not that one"
     for name, text in (("Eve", "Nobody's key here is named 'Eve'"), ("Grace", "2 keys are named 'Grace'")):
         with pytest.raises(InvalidRequest, match=text) as refused:
             keys.ids_of([name], param="friends")
