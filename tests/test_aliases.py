@@ -8,7 +8,7 @@ from tests import wire
 from tests.answers import assert_error
 from tests.clients import Response
 from tests.conftest import StartGateway, StartPeer
-from tests.operations import AnswerChat
+from tests.operations import AnswerChat, Hold
 from tests.peers import ScriptedPeer
 from tests.processes import GatewayProcess
 from tests.test_keyring import Headers, bearer, make_key, run
@@ -53,6 +53,7 @@ def test_a_stand_in_answers_when_nobody_else_can(gateway: GatewayProcess, start_
     gateway.admin("POST", f"/admin/servers/{server}/drain")
     answer = gateway.chat(model, True)
     assert (answer.status, answer.header("X-Gateway-Model")) == (200, other)
+    assert gateway.call("GET", f"/v1/models/{model}").json()["alias_of"] == other
     gateway.admin("POST", f"/admin/servers/{server}/resume")
     first.inference.queue(wire.error_answer(500, "no"))
     failed_over = gateway.chat(model)
@@ -62,6 +63,29 @@ def test_a_stand_in_answers_when_nobody_else_can(gateway: GatewayProcess, start_
     gateway.admin("DELETE", f"/admin/register/{server}")
     assert gateway.chat(model).header("X-Gateway-Model") == other
     assert gateway.call("GET", f"/v1/models/{model}").json()["alias_of"] == other
+    gateway.admin("DELETE", f"/admin/aliases/{model}")
+
+
+def test_a_stand_in_goes_before_servers_that_are_down(
+    gateway: GatewayProcess, start_peer: StartPeer, model: str
+) -> None:
+    asleep, awake = [start_peer() for _number in range(3)], start_peer()
+    registered = [gateway.register(peer, model) for peer in asleep]
+    other = gateway.register(awake, f"{model}-b")
+    stands_for(gateway, model, model, f"{model}-b")
+    for server, peer in zip(registered, asleep, strict=True):
+        peer.refuse()
+        for _probe in range(3):
+            gateway.admin("POST", f"/admin/servers/{server}/probe")
+        peer.listen()  # It may be, or may swallow whatever is sent.
+        peer.inference.always(Hold())
+    answer = gateway.chat(model)
+    assert (answer.header("X-Gateway-Model"), answer.header("X-Gateway-Attempts")) == (f"{model}-b", "1")
+    gateway.admin("POST", f"/admin/servers/{other}/drain")
+    for peer in asleep:
+        peer.inference.always(AnswerChat())
+    answer = gateway.chat(model)
+    assert (answer.status, answer.header("X-Gateway-Model")) == (200, model), "but that is better than nothing"
     gateway.admin("DELETE", f"/admin/aliases/{model}")
 
 

@@ -91,13 +91,15 @@ class Forwarding:
         self._answer = Answer(reply, proxy.transport.loop, keepalive_seconds)
         self._asker = Asker(call.asker, call.caller.weight, call.caller.is_admin)
         self._tried: list[Server] = []
-        self._model_name, *self._further_models = call.models
+        self._model_name, *further = call.models
+        self._last_resort = not further
+        # Servers that are down are asked when no server of any other model can answer.
+        self._ways = [(name, False) for name in further] + [(name, True) for name in call.models] if further else []
         self._attempt: Attempt | None = None
         self._exchange: Exchange | None = None
         self._place: asyncio.Future[Attempt] | None = None
         self._ended_by: GatewayError | None = None
-        self._client_left = False
-        self._over = self._settled = False
+        self._client_left = self._over = self._settled = False
         self._account = Account(
             call, usage=proxy.usage, allowances=proxy.allowances, shares=proxy.queue.shares, clock=proxy.clock
         )
@@ -186,23 +188,23 @@ class Forwarding:
 
     def _falls_back(self, error: GatewayError) -> bool:
         """Whether another model stands in for the one whose servers cannot answer."""
-        if self._over or not self._further_models or not isinstance(error, CANNOT_ANSWER):
+        if self._over or not self._ways or not isinstance(error, CANNOT_ANSWER):
             return False
-        self._model_name = self._further_models.pop(0)
+        self._model_name, self._last_resort = self._ways.pop(0)
         return True
 
     def _free_place(self) -> Attempt | None:
         """An attempt on the server whose turn it is; None when all are full."""
         if self._over:
             raise self._end()
-        return self._proxy.queue.place(self._model_name, self._tried, self._asker)
+        return self._proxy.queue.place(self._model_name, self._tried, self._asker, self._last_resort)
 
     async def _place_in_queue(self) -> Attempt:
         """The attempt that the queue gives, sooner or later."""
         queue, model_name = self._proxy.queue, self._model_name
         entered = self._proxy.clock.monotonic()
         waited_seconds = self._account.record.queue_ms / 1000  # before, for a server that then failed
-        place = self._place = queue.join(model_name, self._tried, self._asker, waited_seconds)
+        place = self._place = queue.join(model_name, self._tried, self._asker, waited_seconds, self._last_resort)
         self._answer.beside_keep_alive = lambda: queued_comment(queue.standing(model_name, place))
         try:
             attempt = await place

@@ -32,6 +32,7 @@ class Waiter(Waiting):
 
     tried: Collection[Server]
     whose: Asker
+    last_resort: bool
     place: asyncio.Future[Attempt]
 
 
@@ -76,8 +77,11 @@ class Queue:
         """How many requests wait, over all models."""
         return sum(len(line.waiters) for line in self._lines.values())
 
-    def place(self, model_name: str, tried: Collection[Server], asker: Asker = ANYBODY) -> Attempt | None:
-        """An attempt on the server whose turn it is; None when the request has to wait.
+    def place(
+        self, model_name: str, tried: Collection[Server], asker: Asker = ANYBODY, last_resort: bool = True
+    ) -> Attempt | None:
+        """An attempt on the server whose turn it is; None when the request has to wait. Without `last_resort`, on none
+        that is down.
 
         Raises what `Registry.pick` raises. There is no await between picking and counting: that is the lock.
         """
@@ -86,7 +90,7 @@ class Queue:
             if self._somebody_waits_for_any(model_name) and not self._registry.is_restricted(model_name):
                 return None  # Those who came before go first, whoever they are: what is free now is given out.
         # What is free now, although somebody waits, is kept from those who wait; perhaps it is kept for this one.
-        server = self._registry.pick(model_name, tried, asker)
+        server = self._registry.pick(model_name, tried, asker, last_resort)
         return None if server is None else self._attempt(server, asker)
 
     def _attempt(self, server: Server, asker: Asker) -> Attempt:
@@ -94,7 +98,12 @@ class Queue:
         return server.attempt(partial(self._on_freed, asker.name), asker)
 
     def join(
-        self, model_name: str, tried: Collection[Server], asker: Asker = ANYBODY, waited_seconds: float = 0.0
+        self,
+        model_name: str,
+        tried: Collection[Server],
+        asker: Asker = ANYBODY,
+        waited_seconds: float = 0.0,
+        last_resort: bool = True,
     ) -> asyncio.Future[Attempt]:
         """Wait for a place; cancelling the future leaves the queue. `waited_seconds` it has waited before counts.
 
@@ -108,7 +117,8 @@ class Queue:
         if self._timeout_seconds <= 0 or len(line.waiters if line else ()) >= self._size:
             self._make_room(model_name, asker.name)
         loop = asyncio.get_running_loop()
-        waiter = Waiter(asker.name, self._clock.monotonic() - waited_seconds, tried, asker, loop.create_future())
+        entered = self._clock.monotonic() - waited_seconds
+        waiter = Waiter(asker.name, entered, tried, asker, last_resort, loop.create_future())
         self._lines.setdefault(model_name, Line()).waiters.append(waiter)
         timer = loop.call_later(left_seconds, self._give_up, model_name, waiter.place)
 
@@ -172,7 +182,7 @@ class Queue:
 
     def _serve_one(self, model_name: str, waiter: Waiter) -> bool:
         try:
-            server = self._registry.pick(model_name, waiter.tried, waiter.whose)
+            server = self._registry.pick(model_name, waiter.tried, waiter.whose, waiter.last_resort)
         except GatewayError as error:
             waiter.place.set_exception(error)
             return True

@@ -117,8 +117,11 @@ class Registry:
 
     # -- who can answer ------------------------------------------------------------------------------------------------
 
-    def pick(self, model_name: str, tried: Collection[Server] = (), asker: Asker = ANYBODY) -> Server | None:
+    def pick(
+        self, model_name: str, tried: Collection[Server] = (), asker: Asker = ANYBODY, last_resort: bool = True
+    ) -> Server | None:
         """The server that shall take the asker's next request for `model_name`; None when all that could are full.
+        Without `last_resort` none that is down: something else can be done about it.
 
         Raises ModelNotFound for a model nobody registered; NoServerAvailable, ModelLoading or Overloaded when no server
         can answer; ServersWithheld or ModelNotOffered when it is their owners who keep it from the asker. `tried`
@@ -137,7 +140,7 @@ class Registry:
             return None
         if any(server.available for server in servers):
             raise self._nobody(rotation, asker)  # One has been tried for this request, and its answer is the answer.
-        candidates = [server for server in candidates if server.may_be_last_resort]
+        candidates = [server for server in candidates if last_resort and server.may_be_last_resort]
         if not candidates:
             raise self._nobody(rotation, asker)
         free = [server for server in candidates if not server.full_for(asker)]

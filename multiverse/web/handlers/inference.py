@@ -50,16 +50,19 @@ class OfferHandler(ClientHandler):
     def offers(self) -> dict[str, dict[str, Any]]:
         """The models that at least one healthy server offers the caller, who may ask them, by name, aliases last."""
         asker = Asker(self.asker, is_admin=self.caller.is_admin)
-        records = {}
+        records, ready = {}, set()
         for name, created, servers in self.gateway.registry.models():
             lent = [server for server in servers if server.withheld_from(asker) is None]
             if lent:
                 records[name] = model_record(name, created, lent)
+            if any(server.in_rotation and not server.ejected for server in lent):
+                ready.add(name)
         healthy = {name: record for name, record in records.items() if record["healthy_servers"]}
         aliases, caller = self.gateway.aliases, self.caller
         offers = {}
         for name in dict.fromkeys((*healthy, *(alias.name for alias in aliases))):
-            model_name = next((model for model in models_for(name, aliases, caller) if model in healthy), None)
+            models = [model for model in models_for(name, aliases, caller) if model in healthy]
+            model_name = next((model for model in models if model in ready), models[0] if models else None)
             alias = aliases.get(name)
             if alias is not None and model_name not in (None, name):
                 named = {"id": name, "created": int(alias.created_unix), "alias_of": model_name}
