@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+import time
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -271,6 +275,39 @@ async def test_tokens_of_today_are_counted_from_the_store(tmp_path: Path, io_loo
         clock.pass_time(86_400)
         await watch.look()
         assert (berlin.lending.tokens_today, utc.lending.tokens_today) == (0, 0)
+
+
+async def test_tokens_that_are_spent_while_they_are_counted_count_once(tmp_path: Path, io_loop: object) -> None:
+    clock = clock_at("2026-11-23 12:00")
+    server = lent(clock, daily_token_cap=1000)
+    fields = {"registration_id": "a", "started_at": clock.utc_iso(), "prompt_tokens": 30, "completion_tokens": 20}
+    async with opened(tmp_path / "gateway.db") as store:
+        watch = TermsWatch(registry=build_registry(server), usage_table=UsageTable(store), clock=clock)
+        store.queue_usage(build_record(**fields).row())
+        busy = asyncio.create_task(store.write(lambda database: time.sleep(0.05)))
+        await asyncio.sleep(0)
+        counting = asyncio.create_task(watch.count())
+        await asyncio.sleep(0)
+        server.lending.spend(fields["started_at"], 50)  # A request that ends now.
+        store.queue_usage(build_record(**fields).row())
+        await asyncio.gather(busy, counting)
+        assert server.lending.tokens_today == 100
+        assert len(await store.usage_rows()) == 2
+
+
+async def test_tokens_are_counted_later_when_the_disk_does_not_let_them(tmp_path: Path, io_loop: object) -> None:
+    clock = clock_at("2026-11-23 12:00")
+    server = lent(clock, daily_token_cap=1000)
+    fields = {"registration_id": "a", "started_at": clock.utc_iso(), "prompt_tokens": 30, "completion_tokens": 20}
+    async with opened(tmp_path / "gateway.db") as store:
+        watch = TermsWatch(registry=build_registry(server), usage_table=UsageTable(store), clock=clock)
+        with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            store.queue_usage(build_record(**fields).row())
+            await watch.count()
+            assert server.lending.uncounted, "what waits for the disk would be missing"
+        await watch.count()
+        assert server.lending.tokens_today == 50
 
 
 async def test_time_passing_tells_who_waits(tmp_path: Path, io_loop: object) -> None:

@@ -148,10 +148,12 @@ class Store:
         mark = self._backlog.mark()
         return await self._answer(lambda _wait_seconds: self._writer.usage_totals(mark))
 
-    async def read(self, job: Callable[[Database], Answer]) -> Answer:
-        """What `job` reads on the store's thread, with everything queued so far on disk before it."""
+    async def read(self, job: Callable[[Database], Answer], *, misses_nothing: bool = False) -> Answer:
+        """What `job` reads on the store's thread, with everything queued so far on disk before it, and no usage that is
+        queued later. What the disk refuses is left out; with `misses_nothing` that raises StoreFailed.
+        """
         mark = self._backlog.mark()
-        return await self._answer(lambda _wait_seconds: self._writer.read(job, mark))
+        return await self._answer(lambda _wait_seconds: self._writer.read(job, mark, misses_nothing=misses_nothing))
 
     async def write(self, job: Callable[[Database], Answer]) -> Answer:
         """Runs `job` on the store's thread in one transaction; durable when it returns, undone when `job` raises."""

@@ -91,10 +91,12 @@ class UsageTable:
         return {row["key_id"]: row["tokens"] for row in rows}
 
     async def tokens_since(self, moment: str) -> dict[str, int]:
-        """Tokens of requests that began at `moment` (UTC, ISO 8601) or later, by `registration_id`."""
+        """Tokens of requests that began at `moment` (UTC, ISO 8601) or later and have ended by now, by
+        `registration_id`; all of these requests, and none that ends while this is being read.
+        """
         sql = "SELECT registration_id, CAST(total(prompt_tokens) + total(completion_tokens) AS INTEGER) AS tokens"
         sql += " FROM usage WHERE started_at >= ? AND registration_id IS NOT NULL GROUP BY registration_id"
-        rows = await self._store.read(lambda database: list(database.query(sql, [moment])))
+        rows = await self._store.read(lambda database: list(database.query(sql, [moment])), misses_nothing=True)
         return {row["registration_id"]: row["tokens"] for row in rows}
 
     async def forget_before(self, moment: str) -> int:
