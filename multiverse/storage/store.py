@@ -93,7 +93,7 @@ class Store:
             raise
         except BaseException:
             # Cancelled: the thread may still be waiting for a lock, and closes when it has it.
-            executor.submit(self._writer.close, self._backlog.mark(), 0.0)
+            executor.submit(self._writer.close, 0.0)
             executor.shutdown(wait=False)
             raise
         self._executor = executor
@@ -106,7 +106,7 @@ class Store:
         if executor is None or flusher is None:
             return
         loop = asyncio.get_running_loop()
-        closed = loop.run_in_executor(executor, self._writer.close, self._backlog.mark(), self._lock_wait_seconds)
+        closed = loop.run_in_executor(executor, self._writer.close, self._lock_wait_seconds)
         executor.shutdown(wait=False)
         flusher.cancel()
         # Shielded: rows must reach the disk even if whoever closes us is out of patience.

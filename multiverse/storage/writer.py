@@ -60,11 +60,12 @@ class Writer:
         self._opened = open_database(self._path, self._clock)
         self._opened_file = self._file_on_disk()
 
-    def close(self, mark: Mark, wait_seconds: float) -> None:
+    def close(self, wait_seconds: float) -> None:
         """Writes what waits and closes; rows that cannot be written now are lost, and the log says how many."""
         if self._opened is None:
             return
-        self.try_to_write_backlog(mark, wait_seconds)
+        # All that waits by now: what ended while others were being written is not to be lost.
+        self.try_to_write_backlog(self._backlog.mark(), wait_seconds)
         if self._trouble is not None:
             logger.error("the store closes with rows that it could not write", extra=self._fields())
         database, self._opened = self._opened, None
