@@ -35,7 +35,8 @@ def iso_from_unix(unix_seconds: float) -> str:
 @lru_cache(16)
 def _iso_of_second(unix_seconds: int) -> str:
     """Remembered, since every request asks two or three times."""
-    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    # Not by `strftime`: there the year 1 has one digit, and no reader of ISO 8601 takes that.
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat()[:19]
 
 
 def unix_from_iso(text: str) -> float:

@@ -126,7 +126,10 @@ class Gateway:
         config = self.config
         await self.store.open()
         try:
-            dialler = Dialler(AddressPolicy(allow_private=config.allow_private_addresses))
+            dialler = Dialler(
+                AddressPolicy(allow_private=config.allow_private_addresses),
+                absence_seconds=config.tcp_user_timeout_seconds,
+            )
             self.transport = StreamingHTTPClient(force_instance=True, dialler=dialler)
             self._build_servers(dialler)
             self._build_notifier()

@@ -36,7 +36,7 @@ NORMAL_FORMS = [
     ("http://laptop:1/v1/openai", "http://laptop:1/v1/openai"),
     ("http://laptop:1/%7Eme/%c3%a9", "http://laptop:1/~me/%C3%A9"),
     ("http://laptop:1/user@home:a", "http://laptop:1/user@home:a"),
-    ("  \thttps://laptop \r\n", "https://laptop"),
+    ("  https://laptop ", "https://laptop"),
     ("\u00a0https://laptop\u3000", "https://laptop"),
     ("HTTPS://Your-Server.NGROK.app/V", "https://your-server.ngrok.app/V"),
     ("http://laptop:80/", "http://laptop"),
@@ -73,6 +73,7 @@ REFUSED = {
     "spaces": [
         *("http://lap top", "http://laptop/a b", "http://laptop/a\u3000b", "http://laptop\r\nHost: other/"),
         *("http://lap\ttop", "http://laptop\x00", "http://laptop/\x7f", "http://lap\ud800top"),
+        *("http://laptop\n", "http://laptop/v1\r\n", "\thttp://laptop", "http://laptop\x1c", "\x85http://laptop"),
     ],
     "backslashes": ["http://laptop\\@other", "http:\\\\laptop"],
     "port": [

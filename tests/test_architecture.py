@@ -54,7 +54,7 @@ HOMES = {
     "uvloop": "web.app",
     "msgspec": "people.usage proxy servers.probe web",
     "marshmallow": "web.client_reply_schemas web.people_reply_schemas web.people_schemas web.reply_schemas web.schemas"
-    " web.strict_fields web.terms_schema",
+    " web.strict_fields web.terms_schema web.text_fields",
     "apispec": "web.openapi",
     "prometheus_client": "web.metrics",
     "opentelemetry": "proxy.spans",

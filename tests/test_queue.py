@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from multiverse.errors import GatewayError, ModelNotFound, NoServerAvailable, Overloaded
 from multiverse.proxy.queue import Queue
+from multiverse.servers.lending import Asker
 from multiverse.servers.registry import Registry
 from multiverse.servers.server import Attempt, Blame, BreakerSettings, Server
 from tests.bench import MODEL, UNHURRIED, HandClock, build_registration, build_registry, build_server
@@ -173,6 +174,21 @@ async def test_what_a_request_has_waited_before_counts() -> None:
         await asyncio.wait_for(again, 5)
     assert not newcomer.done()
     newcomer.cancel()
+    attempt.end(Blame.SUCCESS)
+
+
+async def test_nobody_makes_room_for_who_has_waited_long_enough() -> None:
+    queue, _ = build_queue(build_server(HandClock(), max_concurrency=1), size=2)
+    attempt = take(queue)
+    heavy = Asker("heavy")
+    places = [queue.join(MODEL, (), heavy), queue.join(MODEL, (), heavy)]
+    with pytest.raises(Overloaded, match="stayed busy"):
+        queue.join(MODEL, (), Asker("light"), waited_seconds=59.999)
+    assert done(*places) == ".."
+    assert not queue.join(MODEL, (), Asker("light"), waited_seconds=30).done()
+    assert done(*places) == ".x", "but for who has time left"
+    for place in places:
+        place.cancel() if not place.done() else place.exception()
     attempt.end(Blame.SUCCESS)
 
 

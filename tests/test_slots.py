@@ -220,6 +220,25 @@ def test_keep_alives_while_a_stream_waits(gateway: GatewayProcess, peer: Scripte
         assert first.read_response().status == 200
 
 
+def test_keep_alives_after_half_a_plain_answer(gateway: GatewayProcess, start_peer: StartPeer, model: str) -> None:
+    """Nothing goes out beside a plain answer; when that breaks off, the stream waits for another server's slot."""
+    half, busy = start_peer(), start_peer()
+    gateway.register(half, model)
+    gateway.register(busy, model, max_concurrency=1)
+    half.inference.always(AnswerChat())
+    hold = Hold()
+    busy.script(hold, AnswerChat())
+    busy.always(AnswerChat())
+    with ask(gateway, model) as first, ask(gateway, model) as second:
+        busy.wait_for_requests()
+        half.inference.always(wire.head(200, [("Content-Type", "application/json"), ("Content-Length", "9")]), Reset())
+        with gateway.stream(model) as stream:
+            stream.read_comments(2)
+            hold.release()
+            assert stream.read_to_end().texts == [busy.name]
+        assert {first.read_response().status, second.read_response().status} == {200}
+
+
 @pytest.mark.parametrize("way", ["deregister", "a second server"])
 def test_the_queue_follows_what_the_admin_does(
     gateway: GatewayProcess, start_peer: StartPeer, model: str, way: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -204,6 +205,17 @@ async def test_close_writes_what_waits_and_leaves_one_file(path: Path) -> None:
     await store.close()
     assert [entry.name for entry in path.parent.iterdir()] == ["gateway.db"]
     assert rows_on_disk(path, "SELECT request_id FROM usage ORDER BY id") == [("before open",), ("last",)]
+
+
+async def test_close_writes_what_comes_while_the_thread_is_busy(path: Path) -> None:
+    async with opened(path) as store:
+        busy = asyncio.create_task(store.write(lambda database: time.sleep(0.05)))
+        await asyncio.sleep(0)
+        closing_store = asyncio.create_task(store.close())
+        await asyncio.sleep(0)
+        store.queue_usage({"request_id": "late"})
+        await asyncio.gather(busy, closing_store)
+    assert rows_on_disk(path, "SELECT request_id FROM usage") == [("late",)]
 
 
 async def test_close_leaves_a_whole_copy_even_if_others_still_read(path: Path, tmp_path: Path) -> None:

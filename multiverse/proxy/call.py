@@ -6,7 +6,7 @@ web/schemas.py; headers and authentication never come this far.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -106,3 +106,13 @@ def has_endless_digits(text: bytes) -> bool:
             if around > MOST_DIGITS:
                 return True
     return False
+
+
+def ways_through(models: Sequence[str]) -> list[tuple[str, bool]]:
+    """What to try in turn: a model, and whether its servers may be asked although they are down.
+
+    That is the last resort, for when no server of any of `models` can answer.
+    """
+    if len(models) == 1:
+        return [(models[0], True)]
+    return [(name, False) for name in models] + [(name, True) for name in models]

@@ -30,7 +30,7 @@ from multiverse.people.usage import Usage
 from multiverse.proxy.account import Account
 from multiverse.proxy.answer import Answer
 from multiverse.proxy.asking import ForwardSettings, body_asking_for_usage, plain_deadline, server_request
-from multiverse.proxy.call import Call, Reply
+from multiverse.proxy.call import Call, Reply, ways_through
 from multiverse.proxy.queue import Queue
 from multiverse.proxy.relay import Refused, Relay
 from multiverse.proxy.sse import queued_comment
@@ -94,7 +94,7 @@ class Forwarding:
         self._answer = Answer(reply, proxy.transport.loop, keepalive_seconds)
         self._asker = Asker(call.asker, call.caller.weight, call.caller.is_admin)
         self._tried: list[Server] = []
-        self._model_name, *self._further_models = call.models
+        (self._model_name, self._last_resort), *self._ways = ways_through(call.models)
         self._attempt: Attempt | None = None
         self._exchange: Exchange | None = None
         self._place: asyncio.Future[Attempt] | None = None
@@ -188,23 +188,23 @@ class Forwarding:
 
     def _falls_back(self, error: GatewayError) -> bool:
         """Whether another model stands in for the one whose servers cannot answer."""
-        if self._over or not self._further_models or not isinstance(error, CANNOT_ANSWER):
+        if self._over or not self._ways or not isinstance(error, CANNOT_ANSWER):
             return False
-        self._model_name = self._further_models.pop(0)
+        self._model_name, self._last_resort = self._ways.pop(0)
         return True
 
     def _free_place(self) -> Attempt | None:
         """An attempt on the server whose turn it is; None when all are full."""
         if self._over:
             raise self._end()
-        return self._proxy.queue.place(self._model_name, self._tried, self._asker)
+        return self._proxy.queue.place(self._model_name, self._tried, self._asker, self._last_resort)
 
     async def _place_in_queue(self) -> Attempt:
         """The attempt that the queue gives, sooner or later."""
         queue, model_name = self._proxy.queue, self._model_name
         entered = self._proxy.clock.monotonic()
         waited_seconds = self._account.record.queue_ms / 1000  # before, for a server that then failed
-        place = self._place = queue.join(model_name, self._tried, self._asker, waited_seconds)
+        place = self._place = queue.join(model_name, self._tried, self._asker, waited_seconds, self._last_resort)
         self._answer.beside_keep_alive = lambda: queued_comment(queue.standing(model_name, place))
         try:
             attempt = await place
@@ -243,7 +243,6 @@ class Forwarding:
 
     async def _exchange_with(self, server: Server, body: bytes, *, drops_usage: bool) -> tuple[Verdict | None, bool]:
         """One request to `server`; what failed, if anything did, and whether content had gone out by then."""
-        self._answer.held_for_json = False
         settings = self._proxy.settings
         answer, meter, headers = self._answer, self._account.meter, self._headers(server)
         relay = Relay(
@@ -264,6 +263,7 @@ class Forwarding:
         finally:
             self._exchange = None
             relay.exchange = None  # They know each other, and the whole request with them.
+            answer.held_for_json = False  # Whatever comes next, a place in a queue perhaps, is waited for alive.
         return verdict, relay.committed
 
     def _headers(self, server: Server) -> dict[str, str]:

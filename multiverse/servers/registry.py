@@ -147,8 +147,11 @@ class Registry:
 
     # -- who can answer ------------------------------------------------------------------------------------------------
 
-    def pick(self, model_name: str, tried: Collection[Server] = (), asker: Asker = ANYBODY) -> Server | None:
+    def pick(
+        self, model_name: str, tried: Collection[Server] = (), asker: Asker = ANYBODY, last_resort: bool = True
+    ) -> Server | None:
         """The server that shall take the asker's next request for `model_name`; None when all that could are full.
+        Without `last_resort` none that is down: something else can be done about it.
 
         Raises ModelNotFound for a model nobody registered; NoServerAvailable, ModelLoading or Overloaded when no server
         can answer; ServersWithheld or ModelNotOffered when it is their owners who keep it from the asker. `tried`
@@ -156,7 +159,7 @@ class Registry:
         """
         rotation = self._rotations.get(model_name)
         if rotation is None:
-            raise self._unknown_model(model_name, asker)
+            raise self.unknown_model(model_name, asker)
         if self._least_busy:
             picked = rotation.pick_least_busy(tried, asker, self._chooser)
         else:
@@ -169,11 +172,28 @@ class Registry:
             return None
         if any(server.available for server in servers):
             raise self._nobody(rotation, asker)  # One has been tried for this request, and its answer is the answer.
-        candidates = [server for server in candidates if server.may_be_last_resort]
+        candidates = [server for server in candidates if last_resort and server.may_be_last_resort]
         if not candidates:
             raise self._nobody(rotation, asker)
         free = [server for server in candidates if not server.full_for(asker)]
         return min(free, key=lambda server: server.last_failed_seconds, default=None)
+
+    def unknown_model(self, model_name: str, asker: Asker) -> ModelNotFound:
+        """What somebody is told who asks for a model that nobody registered, with the close names on offer to them."""
+        # A model that is kept from the asker is not named either.
+        names = [
+            name
+            for name, rotation in list(self._rotations.items())[:MAX_NAMES_TO_COMPARE]
+            if any(server.withheld_from(asker) is None for server in rotation.servers)
+        ]
+        by_lower = {name.lower(): name for name in names}
+        near = difflib.get_close_matches(model_name.lower()[:200], list(by_lower), n=3, cutoff=0.5)
+        hint = (
+            "Did you mean " + " or ".join(f"'{by_lower[name]}'" for name in near) + "?"
+            if near
+            else "GET /v1/models lists the models on offer."
+        )
+        return ModelNotFound(f"The model '{model_name[:200]}' is not registered here. {hint}", param="model")
 
     def is_restricted(self, model_name: str) -> bool:
         """Whether what is free for one asker may not be for another."""
@@ -212,19 +232,3 @@ class Registry:
             f"The model is registered, but no server can answer now. Send the request again in a moment. {hint}",
             retry_after_seconds=5,
         )
-
-    def _unknown_model(self, model_name: str, asker: Asker) -> ModelNotFound:
-        # A model that is kept from the asker is not named either.
-        names = [
-            name
-            for name, rotation in list(self._rotations.items())[:MAX_NAMES_TO_COMPARE]
-            if any(server.withheld_from(asker) is None for server in rotation.servers)
-        ]
-        by_lower = {name.lower(): name for name in names}
-        near = difflib.get_close_matches(model_name.lower()[:200], list(by_lower), n=3, cutoff=0.5)
-        hint = (
-            "Did you mean " + " or ".join(f"'{by_lower[name]}'" for name in near) + "?"
-            if near
-            else "GET /v1/models lists the models on offer."
-        )
-        return ModelNotFound(f"The model '{model_name[:200]}' is not registered here. {hint}", param="model")

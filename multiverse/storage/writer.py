@@ -20,7 +20,7 @@ from sqlite_utils.db import Table
 from multiverse.clock import Clock
 from multiverse.histogram import Histogram
 from multiverse.storage import statements
-from multiverse.storage.backlog import Backlog, Batch, Row
+from multiverse.storage.backlog import Backlog, Batch, Mark, Row
 from multiverse.storage.database import close_database, open_database, rewrite_header, transaction, what_is_wrong
 from multiverse.storage.rows import server_from_disk
 
@@ -60,11 +60,12 @@ class Writer:
         self._opened = open_database(self._path, self._clock)
         self._opened_file = self._file_on_disk()
 
-    def close(self, mark: int, wait_seconds: float) -> None:
+    def close(self, wait_seconds: float) -> None:
         """Writes what waits and closes; rows that cannot be written now are lost, and the log says how many."""
         if self._opened is None:
             return
-        self.try_to_write_backlog(mark, wait_seconds)
+        # All that waits by now: what ended while others were being written is not to be lost.
+        self.try_to_write_backlog(self._backlog.mark(), wait_seconds)
         if self._trouble is not None:
             LOG.error("the store closes with rows that it could not write", extra=self._fields())
         database, self._opened = self._opened, None
@@ -74,7 +75,7 @@ class Writer:
             # The log file stays beside the database, and the next start reads it.
             LOG.info("the write-ahead log was not emptied: %s", error)
 
-    def write_backlog(self, mark: int, wait_seconds: float) -> None:
+    def write_backlog(self, mark: Mark, wait_seconds: float) -> None:
         """Everything that waits is on disk when this returns."""
         database = self._database
         while batch := self._backlog.take(BATCH_ROWS, mark):
@@ -94,7 +95,7 @@ class Writer:
             finally:
                 self.batch_seconds.note(self._clock.monotonic() - started)
 
-    def try_to_write_backlog(self, mark: int, wait_seconds: float = BATCH_WAIT_SECONDS) -> None:
+    def try_to_write_backlog(self, mark: Mark, wait_seconds: float = BATCH_WAIT_SECONDS) -> None:
         """As `write_backlog`; what the database refuses stays in the backlog, and `trouble` says why."""
         with contextlib.suppress(sqlite3.Error):  # noted and logged where it was raised
             self.write_backlog(mark, wait_seconds)
@@ -104,7 +105,7 @@ class Writer:
         """All rows of `servers`, oldest first."""
         return [server_from_disk(row) for row in self._table("servers").rows_where(order_by="rowid")]
 
-    def save_registration(self, row: Row, mark: int, wait_seconds: float) -> None:
+    def save_registration(self, row: Row, mark: Mark, wait_seconds: float) -> None:
         """Inserts, or updates the columns given."""
         registration_id = row["registration_id"]
         servers = self._table("servers")
@@ -121,7 +122,7 @@ class Writer:
             deleted = self._database.execute(statements.DELETE_SERVER, [registration_id]).rowcount
         return deleted > 0
 
-    def recent_probes(self, registration_id: str, limit: int, mark: int) -> list[Row]:
+    def recent_probes(self, registration_id: str, limit: int, mark: Mark) -> list[Row]:
         """Newest first, those that still wait included."""
         self.try_to_write_backlog(mark)
         rows = self._table("health_checks").rows_where(
@@ -129,9 +130,12 @@ class Writer:
         )
         return list(rows)
 
-    def read(self, job: Callable[[Database], Answer], mark: int) -> Answer:
-        """What `job` reads, with the rows that still wait."""
-        self.try_to_write_backlog(mark)
+    def read(self, job: Callable[[Database], Answer], mark: Mark, *, misses_nothing: bool) -> Answer:
+        """What `job` reads, with the rows that still wait, if they can be written; raises or does without."""
+        if misses_nothing:
+            self.write_backlog(mark, BATCH_WAIT_SECONDS)
+        else:
+            self.try_to_write_backlog(mark)
         return job(self._database)
 
     def write(self, job: Callable[[Database], Answer], wait_seconds: float) -> Answer:
@@ -139,7 +143,7 @@ class Writer:
         with transaction(self._database, wait_seconds):
             return job(self._database)
 
-    def select(self, sql: str, parameters: dict[str, object], mark: int) -> list[Row]:
+    def select(self, sql: str, parameters: dict[str, object], mark: Mark) -> list[Row]:
         """The rows of one of statements.py's queries, what still waits included."""
         self.try_to_write_backlog(mark)
         return list(self._database.query(sql, parameters))
@@ -149,7 +153,7 @@ class Writer:
         files = (self._path, self._path.with_name(f"{self._path.name}-wal"))
         return sum(os.stat(path).st_size for path in files if path.exists())
 
-    def check(self, mark: int, wait_seconds: float) -> str | None:
+    def check(self, mark: Mark, wait_seconds: float) -> str | None:
         """None if the database can be written now, else why not."""
         try:
             if self._file_on_disk() != self._opened_file:

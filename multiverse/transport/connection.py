@@ -13,9 +13,10 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
 from multiverse.alarm import Alarm
+from multiverse.transport.absence import tells_absence
 from multiverse.transport.answers import AnswerReader
 from multiverse.transport.decoding import ContentDecoder, decoder_for
-from multiverse.transport.failures import BadAnswer, Disconnected, TransportError
+from multiverse.transport.failures import BadAnswer, Disconnected, MachineGone, TransportError
 
 if TYPE_CHECKING:
     from multiverse.transport.exchange import Exchange
@@ -92,7 +93,7 @@ class Connection(asyncio.Protocol):
         self._pool.forget(self)
         self._reader.close()
         if self.exchange is not None and not self._reader.complete:
-            self._end_badly(self.exchange, Disconnected())
+            self._end_badly(self.exchange, MachineGone() if tells_absence(error) else Disconnected())
         if self.exchange is None:
             self.alarm.stop()  # Else its caller holds back what has come: the limits of an exchange hold to its end.
 

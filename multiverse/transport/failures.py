@@ -56,6 +56,12 @@ class Disconnected(TransportError):
     default_reason = "the server closed the connection before its answer was complete"
 
 
+class MachineGone(Disconnected):
+    """The server's machine has acknowledged nothing for too long, or the way to it is gone (see absence.py)."""
+
+    default_reason = "the server's machine does not answer any more; is it asleep, or out of the network?"
+
+
 class BadAnswer(TransportError):
     """What came is not HTTP, or HTTP with forbidden framing (RFC 9112 §6.3)."""
 

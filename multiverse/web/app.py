@@ -25,6 +25,7 @@ from multiverse.errors import StoreFailed
 from multiverse.gateway import Gateway
 from multiverse.logs import Logs, open_logs
 from multiverse.people.keys import ADMIN, Caller
+from multiverse.transport.absence import notice_absence
 from multiverse.web.dispatch import GatewayApplication
 from multiverse.web.feed import Feed
 from multiverse.web.front.door import ClientLimits, FrontDoor
@@ -140,6 +141,12 @@ def _bind(config: Config) -> list[socket.socket]:
         raise _CannotListen(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
 
 
+def _clients_absence_seconds(config: Config) -> float:
+    """Longer than a client may stop reading, which the kernel cannot tell from being gone."""
+    seconds = config.tcp_user_timeout_seconds
+    return max(seconds, config.client_write_timeout_seconds + 1) if seconds else 0
+
+
 def _on_signal(number: signal.Signals, action: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
 
@@ -164,6 +171,8 @@ async def _serve(config: Config, logs: Logs, service_manager: ServiceManager) ->
     _on_signal(signal.SIGINT, lambda: hurry.set() if stop.is_set() else stop.set())
     entries = read_servers_file(config.servers_file) if config.servers_file else []
     sockets = _bind(config)
+    for listener in sockets:
+        notice_absence(listener, _clients_absence_seconds(config))
     try:
         async with Gateway(config, on_secret=logs.redact, log_memory=logs.memory) as gateway:
             server = make_server(gateway)
