@@ -1,6 +1,7 @@
 """Time, as an argument: monotonic seconds for everything that is measured, UTC ISO 8601 for everything that is shown.
 
-Services take a `Clock`, so that tests move time instead of sleeping. Nothing else in the gateway asks for the time.
+Services take a `Clock`, so that tests move time instead of sleeping. What decides nothing by it (dates of answers and
+of log records, ticks) asks the machine itself.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def iso_from_unix(unix_seconds: float) -> str:
 @lru_cache(16)
 def _iso_of_second(unix_seconds: int) -> str:
     """Remembered, since every request asks two or three times."""
-    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    # Not by `strftime`: there the year 1 has one digit, and no reader of ISO 8601 takes that.
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat()[:19]
 
 
 def unix_from_iso(text: str) -> float:

@@ -54,6 +54,7 @@ class Config:
     load_balancing: str
     max_retry_attempts: int
     connect_timeout_seconds: float
+    tcp_user_timeout_seconds: float
     request_timeout_seconds: float
     stream_idle_timeout_seconds: float
     stream_max_seconds: float
@@ -138,6 +139,8 @@ def load_config(
         setting.field_name: env.setting(setting.variable, setting.default or "", read=setting.read)
         for setting in SETTINGS
     }
+    if "EJECT_MAX_SECONDS" not in values and parsed["eject_seconds"] is not None:
+        parsed["eject_max_seconds"] = max(parsed["eject_max_seconds"], parsed["eject_seconds"])  # a default yields
     problems = [*_sealed_problems(env), *_conflicts(parsed)]
     if problems:
         raise ConfigError("; ".join(problems))

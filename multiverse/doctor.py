@@ -18,6 +18,7 @@ from multiverse.cli_client import CallFailed, GatewayAddress, GatewayClient, Gat
 from multiverse.config import Config, ConfigError, load_config
 from multiverse.doctor_outside import Finding, look_from_outside
 from multiverse.errors import StoreFailed
+from multiverse.settings import GUESSABLE_LENGTH
 from multiverse.storage.backup import registered_servers, why_no_backup
 
 SIDE_BY_SIDE = 16
@@ -33,7 +34,7 @@ def examine(address: str | None) -> list[Finding]:
         settings = Finding("settings", "fault", f"{error}. `multiverse serve` stops at this.")
         return [settings, *look_from_outside(address, None)]
     return [
-        Finding("settings", "ok", "they can be read"),
+        _settings(config),
         *_port(config),
         *_database(config),
         *_disk(config),
@@ -42,6 +43,13 @@ def examine(address: str | None) -> list[Finding]:
         *_ways_to_people(config),
         *look_from_outside(address, config.admin_api_key),
     ]
+
+
+def _settings(config: Config) -> Finding:
+    if any(len(key) < GUESSABLE_LENGTH for key in config.client_api_keys):
+        told = f"CLIENT_API_KEYS has a key of fewer than {GUESSABLE_LENGTH} characters, which can be guessed"
+        return Finding("settings", "warning", f"{told}: take longer ones")
+    return Finding("settings", "ok", "they can be read")
 
 
 def _port(config: Config) -> Iterator[Finding]:

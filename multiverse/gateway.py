@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import Callable
 from types import TracebackType
 
@@ -33,7 +32,7 @@ from multiverse.proxy.asking import ForwardSettings
 from multiverse.proxy.forward import Proxy
 from multiverse.proxy.queue import Queue
 from multiverse.proxy.request_numbers import RequestNumbers
-from multiverse.proxy.stories import Stories
+from multiverse.proxy.stories import Stories, Story
 from multiverse.proxy.traces import continue_trace
 from multiverse.proxy.tracing import open_spans
 from multiverse.servers.aliases import Aliases
@@ -83,7 +82,7 @@ class Gateway:
         self.clock = Clock()
         self.gateway_id = secrets.token_hex(8)
         self.draining = False
-        self.started_seconds = time.monotonic()
+        self.started_seconds = self.clock.monotonic()
         self.keys = Keys(admin_key=config.admin_api_key, client_keys=config.client_api_keys, clock=self.clock)
         self.allowances = Allowances(by_role=_limits_by_role(config), clock=self.clock)
         self.wrong_key_limit = RateLimit(limit=WRONG_KEYS_PER_MINUTE, period_seconds=60.0, clock=self.clock)
@@ -98,7 +97,7 @@ class Gateway:
         begin_trace = continue_trace if self.spans is None else self.spans.begin
         self.stories = Stories(clock=self.clock, begin_trace=begin_trace, traces_all=self.spans is not None)
         self.numbers = RequestNumbers(is_registered=self.registry.knows)
-        self.usage = Usage(store=self.store, on_end=self._on_request_end)
+        self.usage = Usage(store=self.store)
         self.usage_table = UsageTable(self.store)
         self.thanks = ThanksBoard(table=self.usage_table, keyring=self.keyring)
         self.terms_watch = TermsWatch(registry=self.registry, usage_table=self.usage_table, clock=self.clock)
@@ -106,10 +105,10 @@ class Gateway:
         self.log_memory = log_memory or LogMemory(lambda record: {})
         self._on_secret = on_secret or (lambda secret: None)
 
-    def _on_request_end(self, record: UsageRecord) -> None:
-        story = self.stories.end(record)
-        self.numbers.note(record, story)
-        if self.spans is not None and story is not None:
+    def _on_request_end(self, story: Story, record: UsageRecord) -> None:
+        self.stories.end(story, record)
+        self.numbers.note(story, record)
+        if self.spans is not None:
             self.spans.export_soon(story, record)
 
     @property
@@ -127,7 +126,10 @@ class Gateway:
         config = self.config
         await self.store.open()
         try:
-            dialler = Dialler(AddressPolicy(allow_private=config.allow_private_addresses))
+            dialler = Dialler(
+                AddressPolicy(allow_private=config.allow_private_addresses),
+                absence_seconds=config.tcp_user_timeout_seconds,
+            )
             self.transport = StreamingHTTPClient(force_instance=True, dialler=dialler)
             self._build_servers(dialler)
             self._build_notifier()
@@ -145,6 +147,7 @@ class Gateway:
                 allowances=self.allowances,
                 clock=self.clock,
                 settings=_forward_settings(config),
+                on_end=self._on_request_end,
             )
             await self.keyring.load()
             self.allowances.restore(await self.usage_table.tokens_on(self.clock.utc_iso()[:10]))

@@ -2,7 +2,7 @@
 
 The caller's side only copies what could change later; redaction and formatting (log_lines.py) are the writer's. A
 failure while logging never reaches the caller; a full queue drops records and says how many. The other modules just
-use `logging`, with `extra={"fields": {...}}`; only gateway.py opens and closes.
+use `logging`, with `extra={"fields": {...}}`; only web/app.py opens and closes.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 ADMIN_API_KEY_MIN_LENGTH = 16
-CLIENT_API_KEY_MIN_LENGTH = 8
+CLIENT_API_KEY_MIN_LENGTH = 4  # shorter ones could not be kept out of the log (redaction.py)
+GUESSABLE_LENGTH = 8
 EXAMPLE_ADMIN_API_KEYS = frozenset({"your-secure-api-key-here-minimum-16-chars", "your-admin-api-key"})
 MAKE_A_KEY = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 COUNT_MAX = 1_000_000
@@ -282,6 +283,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("LOAD_BALANCING", "round_robin", "round_robin or least_busy", _choice("round_robin", "least_busy")),
     Setting("MAX_RETRY_ATTEMPTS", "2", "other servers tried after the first", _whole(0, 1000)),
     Setting("CONNECT_TIMEOUT_SECONDS", "5", "time to connect to a server", _duration()),
+    Setting(
+        "TCP_USER_TIMEOUT_SECONDS",
+        "20",
+        "time a machine may acknowledge nothing before it counts as gone; 0 = minutes, as the system has it",
+        _duration(zero="as the system has it"),
+    ),
     Setting("REQUEST_TIMEOUT_SECONDS", "300", "time to a stream's first event, or a plain answer's end", _duration()),
     Setting("STREAM_IDLE_TIMEOUT_SECONDS", "60", "silence of a server that ends a stream", _duration()),
     Setting("STREAM_MAX_SECONDS", "3600", "longest life of a stream", _duration()),
@@ -297,7 +304,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("QUEUE_SIZE", "64", "requests that wait for a slot, per model; 0 = refuse at once", _whole(0)),
     Setting("QUEUE_TIMEOUT_SECONDS", "60", "time a request may wait for a slot, in all", _duration(zero="do not wait")),
     Setting("REQUIRE_CLIENT_API_KEY", "false", "whether /v1 asks for a known key", _flag),
-    Setting("CLIENT_API_KEYS", "", "clients' keys, separated by commas, at least 8 characters each", _client_api_keys),
+    Setting("CLIENT_API_KEYS", "", "clients' keys, separated by commas, at least 4 characters each", _client_api_keys),
     Setting("RATE_LIMIT_ENABLED", "false", "whether each client is limited", _flag),
     Setting("RATE_LIMIT_REQUESTS_PER_MINUTE", "60", "POST requests to /v1 per client and minute", _whole(1)),
     Setting("RATE_LIMIT_TOKENS_PER_DAY", "0", "tokens per client and day; 0 = no limit", _whole(0, TOKENS_MAX)),

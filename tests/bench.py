@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +17,7 @@ from multiverse.servers.server import HEALTHY, Attempt, Blame, BreakerSettings, 
 from multiverse.transport.addresses import AddressPolicy, parse_endpoint
 from multiverse.transport.dialling import Dialler
 from multiverse.transport.http import StreamingHTTPClient
+from tests.waiting import soon
 
 # On a busy machine an example may take its time.
 UNHURRIED = settings(deadline=None)
@@ -99,14 +99,6 @@ def fail(server: Server, times: int = 1) -> list[bool]:
     return [begin(server).end(Blame.FAILURE, BOOM) for _number in range(times)]
 
 
-async def until(question: Callable[[], object], promise: str, within_seconds: float = 3.0) -> None:
-    """Let this loop run until the answer is true; AssertionError that tells `promise` if it never is."""
-    give_up_at = time.monotonic() + within_seconds
-    while not question():
-        assert time.monotonic() < give_up_at, f"{promise}: not within {within_seconds} s"
-        await asyncio.sleep(0.005)
-
-
 @asynccontextmanager
 async def open_transport(*, allow_private: bool = True) -> AsyncIterator[StreamingHTTPClient]:
     """The client that probes and requests go through; closed at the end, with every connection."""
@@ -116,7 +108,7 @@ async def open_transport(*, allow_private: bool = True) -> AsyncIterator[Streami
         yield transport
     finally:
         transport.close()
-        await until(lambda: not transport.connections, "every connection is closed")
+        await soon(lambda: not transport.connections, "every connection is closed")
         await asyncio.sleep(0)
 
 

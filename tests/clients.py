@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from tests.packets import drop_all_packets
 from tests.wire import PLANTED, PLANTED_SERVER_KEY, Headers
 
 RECEIVE_BYTES = 65536
@@ -132,6 +133,10 @@ class RawClient:
         """Leave with a TCP reset."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         self._socket.close()
+
+    def close_lid(self) -> None:
+        """Leave without a word: the kernel drops every packet that comes for this connection (Linux)."""
+        drop_all_packets(self._socket)
 
     def close(self) -> None:
         """Leave in an orderly way; safe twice."""

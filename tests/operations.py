@@ -81,6 +81,13 @@ class Reset:
         connection.reset()
 
 
+class CloseLid:
+    """The machine is gone for the other side of this connection: nothing is acknowledged any more (Linux)."""
+
+    async def play(self, connection: PeerConnection, request: RecordedRequest) -> None:
+        connection.close_lid()
+
+
 class Hold:
     """Do nothing until `release()` is called (from any thread) or the other side closes."""
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.operations import AnswerChat, AnswerModels, Script, Step
+from tests.packets import drop_all_packets
 from tests.waiting import eventually
 
 TLS_HANDSHAKE = b"\x16\x03"
@@ -131,6 +132,10 @@ class PeerConnection(asyncio.Protocol):
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         self._transport.abort()
         self._closed.set()
+
+    def close_lid(self) -> None:
+        """The kernel drops every packet that comes for this connection."""
+        drop_all_packets(self._transport.get_extra_info("socket"))
 
     # -- the life of a connection
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
-from multiverse.storage import Store
+from multiverse.storage.store import Store
 
 NEVER_SECONDS = 3600.0
 FULL_ROW: dict[str, Any] = {
@@ -69,6 +69,12 @@ def registration(registration_id: str, **changes: Any) -> dict[str, Any]:
     """The least that a registration holds, at an address of its own."""
     row = {"registration_id": registration_id, "model_name": "model", "endpoint_url": f"http://{registration_id}"}
     return {**row, **changes}
+
+
+async def usage_rows(store: Store, limit: int = 1000) -> list[dict[str, Any]]:
+    """Rows of the table `usage`, newest first, with all that were queued before."""
+    sql = "SELECT * FROM usage ORDER BY id DESC LIMIT ?"
+    return await store.read(lambda database: list(database.query(sql, [limit])))
 
 
 def rows_on_disk(path: Path, sql: str) -> list[tuple[Any, ...]]:

@@ -248,6 +248,8 @@ def test_filters_sorting_and_pages(gateway: GatewayProcess, start_peer: StartPee
     assert found("sort=-context_length") == [0, 3, 2, 1]
     assert found("sort=-created_at&limit=2") == [3, 2]
     assert found("sort=owner_name") == [0, 2, 1, 3]
+    for field in set(servers(gateway, "limit=1")["servers"][0]) - {"tags", "friends"}:
+        assert sorted(found(f"sort={field}")) == sorted(found(f"sort=-{field}")) == [0, 1, 2, 3], field
     assert found("limit=1&offset=1") == [1]
     assert found("offset=3") == [3]
     assert found("limit=5&offset=9") == []

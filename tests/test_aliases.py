@@ -8,14 +8,20 @@ from tests import wire
 from tests.answers import assert_error
 from tests.clients import Response
 from tests.conftest import StartGateway, StartPeer
-from tests.operations import AnswerChat
+from tests.operations import AnswerChat, Hold
 from tests.peers import ScriptedPeer
 from tests.processes import GatewayProcess
-from tests.test_keyring import bearer, make_key, run
+from tests.test_keyring import Headers, bearer, make_key, run
 
 
 def stands_for(gateway: GatewayProcess, name: str, *models: str) -> Response:
     return gateway.admin("PUT", f"/admin/aliases/{name}", {"models": list(models)})
+
+
+def offered(gateway: GatewayProcess, headers: Headers) -> dict[str, str | None]:
+    """What the key is told that it may ask, and what each name stands for."""
+    listed = gateway.call("GET", "/v1/models", None, headers).json()["data"]
+    return {record["id"]: record.get("alias_of") for record in listed}
 
 
 def test_an_alias_is_asked_like_a_model(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
@@ -47,6 +53,7 @@ def test_a_stand_in_answers_when_nobody_else_can(gateway: GatewayProcess, start_
     gateway.admin("POST", f"/admin/servers/{server}/drain")
     answer = gateway.chat(model, True)
     assert (answer.status, answer.header("X-Gateway-Model")) == (200, other)
+    assert gateway.call("GET", f"/v1/models/{model}").json()["alias_of"] == other
     gateway.admin("POST", f"/admin/servers/{server}/resume")
     first.inference.queue(wire.error_answer(500, "no"))
     failed_over = gateway.chat(model)
@@ -56,6 +63,29 @@ def test_a_stand_in_answers_when_nobody_else_can(gateway: GatewayProcess, start_
     gateway.admin("DELETE", f"/admin/register/{server}")
     assert gateway.chat(model).header("X-Gateway-Model") == other
     assert gateway.call("GET", f"/v1/models/{model}").json()["alias_of"] == other
+    gateway.admin("DELETE", f"/admin/aliases/{model}")
+
+
+def test_a_stand_in_goes_before_servers_that_are_down(
+    gateway: GatewayProcess, start_peer: StartPeer, model: str
+) -> None:
+    asleep, awake = [start_peer() for _number in range(3)], start_peer()
+    registered = [gateway.register(peer, model) for peer in asleep]
+    other = gateway.register(awake, f"{model}-b")
+    stands_for(gateway, model, model, f"{model}-b")
+    for server, peer in zip(registered, asleep, strict=True):
+        peer.refuse()
+        for _probe in range(3):
+            gateway.admin("POST", f"/admin/servers/{server}/probe")
+        peer.listen()  # It may be, or may swallow whatever is sent.
+        peer.inference.always(Hold())
+    answer = gateway.chat(model)
+    assert (answer.header("X-Gateway-Model"), answer.header("X-Gateway-Attempts")) == (f"{model}-b", "1")
+    gateway.admin("POST", f"/admin/servers/{other}/drain")
+    for peer in asleep:
+        peer.inference.always(AnswerChat())
+    answer = gateway.chat(model)
+    assert (answer.status, answer.header("X-Gateway-Model")) == (200, model), "but that is better than nothing"
     gateway.admin("DELETE", f"/admin/aliases/{model}")
 
 
@@ -99,9 +129,16 @@ def test_a_key_for_some_models(gateway: GatewayProcess, start_peer: StartPeer, m
     only_b = bearer(make_key(gateway, models=[f"{model}-b"])[1])
     assert gateway.chat(f"{model}-alias", headers=only_b).header("X-Gateway-Model") == f"{model}-b"
     assert_error(gateway.chat(model, headers=only_b), "permission_denied", "model")
+    assert offered(gateway, only_b) == {f"{model}-b": None, f"{model}-alias": f"{model}-b"}
     by_alias = bearer(make_key(gateway, models=[f"{model}-alias"])[1])
+    assert offered(gateway, by_alias) == {f"{model}-alias": model}
     assert gateway.chat(f"{model}-alias", headers=by_alias).header("X-Gateway-Model") == model
     assert_error(gateway.chat(model, headers=by_alias), "permission_denied", "model")
+    stands_for(gateway, model, f"{model}-b", model)
+    gateway.deregister_all()
+    gateway.register(first, model)
+    assert offered(gateway, only_b) == {}, "what they may not ask answers nothing for them, under whatever name"
+    gateway.admin("DELETE", f"/admin/aliases/{model}")
     gateway.admin("DELETE", f"/admin/aliases/{model}-alias")
 
 

@@ -22,7 +22,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
 # Lowest first. A module may import from its own room and from lower layers; rooms of one layer do not know each other.
 LAYERS = (
-    "cancelling clock errors histogram log_copies redaction settings ticking",
+    "alarm cancelling clock errors histogram log_copies redaction settings ticking",
     "config log_lines log_memory loop_watch",
     "logs",
     "storage transport",
@@ -54,7 +54,7 @@ HOMES = {
     "uvloop": "web.app",
     "msgspec": "people.usage proxy servers.probe web",
     "marshmallow": "web.client_reply_schemas web.people_reply_schemas web.people_schemas web.reply_schemas web.schemas"
-    " web.strict_fields web.terms_schema",
+    " web.strict_fields web.terms_schema web.text_fields",
     "apispec": "web.openapi",
     "prometheus_client": "web.metrics",
     "opentelemetry": "proxy.spans",

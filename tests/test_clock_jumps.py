@@ -86,7 +86,7 @@ def test_an_ejection_lasts_as_long_as_it_should(
     bad.always(AnswerChat())
     eventually(lambda: gateway.chat(model).status == 200 and len(bad.requests) > 3, "it is tried again", 3.0)
     waited_seconds = bad.requests[3].arrived_at - ejected_at
-    assert EJECT_SECONDS - 0.1 < waited_seconds < EJECT_SECONDS + 0.5
+    assert EJECT_SECONDS - 0.1 < waited_seconds < EJECT_SECONDS + 1.5
 
 
 @pytest.mark.parametrize("jump", [BACK, FORWARD])

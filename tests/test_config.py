@@ -36,6 +36,7 @@ DEFAULTS = {
     "load_balancing": "round_robin",
     "max_retry_attempts": 2,
     "connect_timeout_seconds": 5.0,
+    "tcp_user_timeout_seconds": 20.0,
     "request_timeout_seconds": 300.0,
     "stream_idle_timeout_seconds": 60.0,
     "stream_max_seconds": 3600.0,
@@ -97,6 +98,7 @@ ABOVE_ZERO = [
     "NOTIFY_GAP_SECONDS",
 ]
 ZERO_MEANS_OFF = [
+    "TCP_USER_TIMEOUT_SECONDS",
     "AUTO_DEREGISTER_AFTER_HOURS",
     "PLAIN_MAX_SECONDS",
     "STREAM_KEEPALIVE_SECONDS",
@@ -156,7 +158,7 @@ def test_defaults_are_the_contracts() -> None:
 
 def test_settings_and_config_name_the_same_things_in_the_same_order() -> None:
     assert [setting.field_name for setting in SETTINGS] == [entry.name for entry in dataclasses.fields(Config)]
-    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 69
+    assert len({setting.variable for setting in SETTINGS}) == len(SETTINGS) == 70
     assert [setting.variable for setting in SETTINGS if setting.default is None] == ["ADMIN_API_KEY"]
     assert all(setting.meaning and "\n" not in setting.meaning for setting in SETTINGS)
 
@@ -254,9 +256,9 @@ def test_choices_in_any_case(variable: str, text: str, value: str) -> None:
         ("DATABASE_URL", "sqlite:///gateway.db?timeout=5", "DATABASE_URL must end in the name of a file"),
         ("DATABASE_URL", "sqlite:///data/", "DATABASE_URL must end in the name of a file"),
         ("DATABASE_URL", "sqlite:///a\nb.db", "DATABASE_URL must end in the name of a file"),
-        ("CLIENT_API_KEYS", "short", "CLIENT_API_KEYS must be keys of at least 8"),
-        ("CLIENT_API_KEYS", "long-enough,short", "CLIENT_API_KEYS must be keys of at least 8"),
-        ("CLIENT_API_KEYS", "schlüssel-eins", "CLIENT_API_KEYS must be keys of at least 8"),
+        ("CLIENT_API_KEYS", "abc", "CLIENT_API_KEYS must be keys of at least 4"),
+        ("CLIENT_API_KEYS", "long-enough,abc", "CLIENT_API_KEYS must be keys of at least 4"),
+        ("CLIENT_API_KEYS", "schlüssel-eins", "CLIENT_API_KEYS must be keys of at least 4"),
         ("CLIENT_API_KEYS", f"client-key,{ADMIN_KEY}", "CLIENT_API_KEYS must not contain ADMIN_API_KEY"),
         ("METRICS_TOKEN", "tok\x00en", "METRICS_TOKEN must be printable ASCII"),
         ("NOTIFY_WEBHOOK_URL", "discord.com/api/webhooks/1/planted", "NOTIFY_WEBHOOK_URL must be an address"),
@@ -309,6 +311,7 @@ def test_database_addresses(url: str, path: str) -> None:
     ("variable", "text", "value"),
     [
         ("CLIENT_API_KEYS", " key-number-one , key number two,,key-number-one ", ("key-number-one", "key number two")),
+        ("CLIENT_API_KEYS", "ada1,sk-b", ("ada1", "sk-b")),
         ("CORS_ALLOW_ORIGINS", "none", ()),
         ("CORS_ALLOW_ORIGINS", "https://A.example/, http://[::1]:3000", ("https://a.example", "http://[::1]:3000")),
         ("METRICS_TOKEN", " token with spaces ", "token with spaces"),
@@ -353,7 +356,14 @@ def test_admin_key_may_have_spaces_inside_and_loses_those_around() -> None:
 
 
 def test_all_faults_at_once_in_one_line() -> None:
-    text = refusal(ADMIN_API_KEY="short", PORT="http", DRAIN_SECONDS="nan", EJECT_SECONDS="500", LOG_FORMAT="xml")
+    text = refusal(
+        ADMIN_API_KEY="short",
+        PORT="http",
+        DRAIN_SECONDS="nan",
+        EJECT_SECONDS="500",
+        EJECT_MAX_SECONDS="120",
+        LOG_FORMAT="xml",
+    )
     for told in ("ADMIN_API_KEY must", "PORT must", "DRAIN_SECONDS must", "LOG_FORMAT must", "EJECT_MAX_SECONDS must"):
         assert told in text
     assert "HOST" not in text
@@ -362,6 +372,8 @@ def test_all_faults_at_once_in_one_line() -> None:
 
 def test_longest_ejection_is_not_shorter_than_the_first() -> None:
     assert load(EJECT_SECONDS="3", EJECT_MAX_SECONDS="3").eject_max_seconds == 3.0
+    assert load(EJECT_SECONDS="3").eject_max_seconds == 120.0
+    assert load(EJECT_SECONDS="500").eject_max_seconds == 500.0, "one that nobody has set stands in nobody's way"
     assert refusal(EJECT_SECONDS="3", EJECT_MAX_SECONDS="2") == "EJECT_MAX_SECONDS must be at least EJECT_SECONDS"
     assert "at least EJECT_SECONDS" not in refusal(EJECT_SECONDS="500", EJECT_MAX_SECONDS="x")
 

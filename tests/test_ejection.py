@@ -70,7 +70,7 @@ def test_a_busy_server_is_skipped_for_its_retry_after(
         return
     chat_until(gateway, model, busy, 2, within_seconds=4.0)
     waited_seconds = busy.requests[1].arrived_at - busy.requests[0].arrived_at
-    assert 0.9 <= waited_seconds <= 1.7, "and asked again after that"
+    assert 0.9 <= waited_seconds <= 3.0, "and asked again after that"
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_a_slow_server_is_not_doubled(
     else:
         assert (response.status, response.code) == (504, "server_timeout")
         assert response.header("X-Should-Retry") == "false"
-    assert 0.6 <= waited_seconds <= 1.6, "at REQUEST_TIMEOUT_SECONDS"
+    assert 0.6 <= waited_seconds <= 3.0, "at REQUEST_TIMEOUT_SECONDS"
     assert len(script.arrivals) == 1, "exactly one server got the body: every try would prefill again"
     record = impatient_gateway.server(registrations[script.arrivals[0].peer])
     assert record["consecutive_failures"] == 1
@@ -295,7 +295,12 @@ BEHIND_KEEP_ALIVES = {
     "500": (wire.error_answer(500, "boom"), "server_error", None),
     "503": (wire.error_answer(503, "busy"), "overloaded", None),
     "404": (MISSING_MODEL, "model_not_found", None),
-    "400": (wire.error_answer(400, "too long", code="context_length_exceeded"), "context_length_exceeded", "too long"),
+    # Written over several lines, and with a number that is none for most programs.
+    "400": (
+        wire.answer('{"error": {\r\n"message": "too long",\n"code": "too_long", "limit": 1e400}}', 400),
+        "too_long",
+        "too long",
+    ),
 }
 
 

@@ -28,12 +28,12 @@ from tests.bench import (
     build_server,
     open_transport,
     succeed,
-    until,
 )
 from tests.conftest import StartPeer
 from tests.operations import AnswerModels, Hold
 from tests.peers import ScriptedPeer
 from tests.stores import opened
+from tests.waiting import soon
 
 INTERVAL = 60.0
 GOOD = ProbeResult(Finding.GOOD, None, 1.0)
@@ -94,7 +94,7 @@ async def watching(
 
 async def settle(watch: Watch) -> None:
     """Until no probe of a sweep is under way."""
-    await until(lambda: not watch.health._tasks, "the sweep's probes end")
+    await soon(lambda: not watch.health._tasks, "the sweep's probes end")
 
 
 # -- which probes a sweep starts
@@ -127,7 +127,7 @@ async def test_a_server_is_never_probed_twice_at_once(tmp_path: Path, start_peer
         server = watch.add_peer(peer)
         for _number in range(3):
             watch.health.sweep()
-        await until(lambda: peer.probes, "the probe arrives")
+        await soon(lambda: peer.probes, "the probe arrives")
         admins = asyncio.create_task(watch.health.probe(server))
         watch.clock.pass_time(1000)
         watch.health.sweep()
@@ -146,7 +146,7 @@ async def test_an_admins_probe_spares_the_one_that_waits(tmp_path: Path, start_p
     async with watching(tmp_path) as watch:
         server = watch.add_peer(peer)
         admins = asyncio.create_task(watch.health.probe(server))
-        await until(lambda: peer.probes, "the admin's probe arrives")
+        await soon(lambda: peer.probes, "the admin's probe arrives")
         watch.health.sweep()
         hold.release()
         await admins
@@ -162,7 +162,7 @@ async def test_only_so_many_at_once(tmp_path: Path, start_peer: StartPeer) -> No
     async with watching(tmp_path, concurrency=2) as watch:
         servers = [watch.add_peer(peer, f"s{number}") for number in range(6)]
         watch.health.sweep()
-        await until(lambda: len(peer.probes) == 2, "two probes arrive")
+        await soon(lambda: len(peer.probes) == 2, "two probes arrive")
         await asyncio.sleep(0.05)
         assert len(peer.probes) == 2
         gone = servers[5]
@@ -183,8 +183,8 @@ async def test_a_hanging_probe_delays_nobody(tmp_path: Path, start_peer: StartPe
         for round_number in range(1, 4):
             watch.health.sweep()
             count = 5 * round_number
-            await until(lambda count=count: len(good.probes) == count, "all others are probed")
-            await until(lambda: len(watch.health._tasks) == 1, "and answered")
+            await soon(lambda count=count: len(good.probes) == count, "all others are probed")
+            await soon(lambda: len(watch.health._tasks) == 1, "and answered")
             watch.clock.pass_time(INTERVAL)
         assert {server.health_status for server in others} == {HEALTHY}
         assert (stuck.health_status, len(hanging.probes)) == (UNKNOWN, 1)
@@ -198,7 +198,7 @@ async def test_it_goes_on_by_itself(tmp_path: Path, start_peer: StartPeer) -> No
     async with watching(tmp_path, clock=Clock(), interval_seconds=0.2) as watch:
         watch.add_peer(peer)
         watch.health.start()
-        await until(lambda: len(peer.probes) >= 4, "probe after probe")
+        await soon(lambda: len(peer.probes) >= 4, "probe after probe")
         arrived = [probe.arrived_at for probe in peer.probes]
         waits = [after - before for before, after in itertools.pairwise(arrived)]
         assert min(waits) >= 0.2 * 0.9 - 0.02, f"never earlier than an interval, less its jitter: {waits}"
@@ -210,9 +210,9 @@ async def test_stopping_abandons_what_is_under_way(tmp_path: Path, start_peer: S
     async with watching(tmp_path) as watch:
         server = watch.add_peer(peer)
         watch.health.start()
-        await until(lambda: peer.probes, "the probe arrives")
+        await soon(lambda: peer.probes, "the probe arrives")
         await watch.health.stop()
-        await until(lambda: not peer.open_connections(), "its connection is closed")
+        await soon(lambda: not peer.open_connections(), "its connection is closed")
         assert server.health_status == UNKNOWN
         watch.clock.pass_time(1000)
         await asyncio.sleep(0.1)
@@ -385,7 +385,7 @@ async def test_what_was_asked_before_a_change_does_not_count(
     async with watching(tmp_path) as watch:
         server = watch.add_peer(peer)
         watch.health.sweep()
-        await until(lambda: peer.probes, "the probe arrives")
+        await soon(lambda: peer.probes, "the probe arrives")
         server.registration = build_registration(**{"endpoint_url": f"{peer.url}/a", **changes})
         hold.release()
         await settle(watch)

@@ -26,7 +26,7 @@ from tests.processes import GatewayProcess
 from tests.waiting import eventually, eventually_equal, never
 
 NEVER = 300
-LATE_SECONDS = 0.25  # what a busy machine may add
+LATE_SECONDS = 1.0  # what a busy machine may add
 BAD = wire.error_answer(502, "no")
 LOADING = wire.error_answer(503, "Loading model", code=503, type="unavailable_error")
 
@@ -324,7 +324,7 @@ def test_a_stream_keeps_its_pace_without_the_database(
     with locked(path) if what == "locked" else moved_away(path):
         started_at = time.monotonic()
         response = gateway.call("GET", "/health")
-        assert time.monotonic() - started_at < 1.5
+        assert time.monotonic() - started_at < 3.0
         assert (response.status, response.json()["status"], response.json()["database"]) == (503, *["unhealthy"] * 2)
         assert response.json()["reason"]
         assert gateway.chat(model).status == 200, "requests go on"

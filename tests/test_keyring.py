@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -11,15 +12,22 @@ import sys
 import threading
 from collections import Counter
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from multiverse.clock import Clock
+from multiverse.errors import KeyNotFound
+from multiverse.people.keyring import KeyRing
+from multiverse.people.keys import Keys
+from multiverse.storage.key_table import KeyTable
 from tests.answers import assert_error
 from tests.clients import Response
 from tests.conftest import StartPeer
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, PROJECT, GatewayProcess
+from tests.stores import opened
 
 Headers = list[tuple[str, str]]
 
@@ -67,15 +75,26 @@ def test_a_secret_is_shown_once(gateway: GatewayProcess) -> None:
     assert secret not in gateway.output
 
 
+UNSEEN_NAMES = "Ada\u200b Ada\u200d A\u200cda \u3164 \u2800 A\U000e0041da Ada\ufe00 Ada\ufe0f Ada\U000e0100".split(" ")
+SEEN_NAMES = (
+    "Ada \u2764\ufe0f",
+    "\U0001f469\u200d\U0001f4bb",
+    "1\ufe0f\u20e3 Ada",
+    "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+)
+
+
+def test_names_are_seen_as_they_are_written(gateway: GatewayProcess) -> None:
+    for name in SEEN_NAMES:
+        assert gateway.admin("POST", "/admin/keys", {"name": name}).json()["name"] == name
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({}, "name"),
         ({"name": " "}, "name"),
-        *(
-            ({"name": name}, "name")
-            for name in ("Ada\u200b", "Ada\u200d", "A\u200cda", "\u3164", "\u2800", "A\U000e0041da")
-        ),
+        *(({"name": name}, "name") for name in UNSEEN_NAMES),
         ({"name": "Ada", "role": "king"}, "role"),
         ({"name": "Ada", "email": "ada"}, "email"),
         ({"name": "Ada", "expires_at": "soon"}, "expires_at"),
@@ -127,6 +146,44 @@ def test_a_revoked_key_is_dead_at_once_and_for_good(start_gateway: Any, peer: Sc
         "POST", f"/admin/servers/{gateway.admin('GET', '/admin/servers').json()['servers'][0]['registration_id']}/probe"
     )
     assert gateway.chat(model, headers=bearer(other)).status == 200, "and the others are kept"
+
+
+async def test_a_change_brings_no_revoked_key_back(tmp_path: Path) -> None:
+    """Whoever changes the key while it is revoked: the change is being written when the revocation comes."""
+    async with opened(tmp_path / "gateway.db") as store:
+        keys = Keys(admin_key="the-admin-s-key-0123")
+        ring = KeyRing(keys=keys, table=KeyTable(store), clock=Clock())
+        ((record, secret),) = await ring.create([{"name": "Ada"}])
+        key_id = record["key_id"]
+        changed, revoked = await asyncio.gather(
+            ring.change(key_id, {"name": "Eve"}), ring.revoke(key_id), return_exceptions=True
+        )
+        assert isinstance(changed, KeyNotFound), "the answer says so as well"
+        assert isinstance(revoked, dict)
+        assert keys.identify(secret) is None
+        assert ring.record(key_id)["status"] == revoked["status"] == "revoked"
+
+
+@pytest.mark.parametrize(
+    ("day", "status"), [("0001-01-01", "expired"), ("0999-12-31", "expired"), ("9999-12-31", "active")]
+)
+def test_days_far_away_are_days(gateway: GatewayProcess, day: str, status: str) -> None:
+    key_id, secret = make_key(gateway, expires_at=day)
+    record = shown(gateway, key_id)
+    assert (record["expires_at"], record["status"]) == (f"{day}T23:59:59.999Z", status)
+    assert gateway.call("GET", "/v1/account", None, bearer(secret)).status == (200 if status == "active" else 401)
+
+
+async def test_one_bad_row_keeps_nobody_else_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(tmp_path / "gateway.db") as store:
+        ring = KeyRing(keys=Keys(admin_key="the-admin-s-key-0123"), table=KeyTable(store), clock=Clock())
+        ((bad, bad_secret), (_good, good_secret)) = await ring.create([{"name": "Ada"}, {"name": "Ben"}])
+        await store.write(lambda database: database.execute("UPDATE api_keys SET expires_at = '1-1' WHERE rowid = 1"))
+        keys = Keys(admin_key="the-admin-s-key-0123")
+        await KeyRing(keys=keys, table=KeyTable(store), clock=Clock()).load()
+        assert keys.identify(good_secret) is not None
+        assert keys.identify(bad_secret) is None, "how long it is good nobody knows"
+        assert [record.fields["key_id"] for record in caplog.records if record.levelname == "ERROR"] == [bad["key_id"]]
 
 
 def test_an_expired_key_is_none(start_gateway: Any, peer: ScriptedPeer, model: str) -> None:
@@ -206,6 +263,7 @@ def test_a_roster_is_all_or_nothing(gateway: GatewayProcess) -> None:
     before = gateway.admin("GET", "/admin/keys").json()["total"]
     for wrong, where in (
         ("name,email\nAda,ada@x.org\nBen,not-an-address", "Line 3"),
+        ('name,email,note\nAda,ada@x.org,"one\ntwo"\n\nBen,not-an-address,', "Line 5"),
         ("", "1 to"),
         ('"open', "CSV"),
         ("Ada\n" * 2002 + '"open', "1 to 2000"),  # Read no further than it may be long.
@@ -227,6 +285,7 @@ def test_a_roster_is_all_or_nothing(gateway: GatewayProcess) -> None:
         'name;email\n"Hopper, Grace";grace@x.org\n',
         "email\tname\ngrace@x.org\tHopper, Grace\n",
         '\r\n"Hopper, Grace";grace@x.org',
+        'Class;Name;E-Mail\r3b;"Hopper, Grace";grace@x.org\r',
     ):
         answer = gateway.admin("POST", "/admin/keys/import", {"csv": text})
         assert [(key["name"], key["email"]) for key in answer.json()["keys"]] == [("Hopper, Grace", "grace@x.org")]

@@ -201,7 +201,7 @@ def test_streams_finish_and_nothing_new_begins(start_gateway: StartGateway, peer
             assert (each.texts, each.errors) == (["one", "two"], [])
         ended_at = time.monotonic()
         assert gateway.wait(5.0) == 0
-        assert time.monotonic() - ended_at < 1.5, "without waiting for the rest of DRAIN_SECONDS"
+        assert time.monotonic() - ended_at < 3.0, "without waiting for the rest of DRAIN_SECONDS"
     idle.close()
     assert len(peer.requests) == 2
     assert usage_outcomes(gateway) == Counter(ok=2), "usage is written, the refused ones are no requests"
@@ -232,7 +232,7 @@ def test_what_is_left_is_told(start_gateway: StartGateway, start_peer: StartPeer
             assert [error["code"] for error in each.errors] == ["shutting_down"]
             assert not each.done
             assert each.response.ended == "orderly"
-        assert 0.5 < time.monotonic() - terminated_at < 1.6, "at the end of DRAIN_SECONDS"
+        assert 0.5 < time.monotonic() - terminated_at < 4.0, "at the end of DRAIN_SECONDS"
         for each_client in (client, queued):
             response = each_client.read_response()
             assert_error(response, "shutting_down")

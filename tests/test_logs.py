@@ -143,7 +143,7 @@ def test_close_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.Monkey
     LOG.info("one line")
     began = time.perf_counter()
     logs.close()
-    assert 0.1 <= time.perf_counter() - began < 1.0
+    assert 0.1 <= time.perf_counter() - began < 4.0
     (writer,) = set(threading.enumerate()) - threads_before
     console.drain()
     writer.join(5)

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from multiverse.histogram import Histogram
 from multiverse.proxy.request_numbers import MOST_MODELS, OTHER, UNKNOWN_MODEL, RequestNumbers
+from multiverse.proxy.stories import Story
 from tests.bench import build_record
 from tests.conftest import StartGateway, StartPeer
 from tests.operations import Reset
@@ -93,10 +94,10 @@ def test_a_token_can_be_asked_for(start_gateway: StartGateway) -> None:
 def test_what_clients_send_does_not_make_it_grow() -> None:
     numbers = RequestNumbers(is_registered=lambda name: name.startswith("org/"))
     for number in range(MOST_MODELS + 50):
-        numbers.note(build_record(model_name=f"org/{number}", route=f"/v1/{number}"), None)
-        numbers.note(build_record(model_name=f"made-up-{number}"), None)
+        numbers.note(Story(0.0), build_record(model_name=f"org/{number}", route=f"/v1/{number}"))
+        numbers.note(Story(0.0), build_record(model_name=f"made-up-{number}"))
     for label in (UNKNOWN_MODEL, OTHER):
-        numbers.note(build_record(model_name=label), None)
+        numbers.note(Story(0.0), build_record(model_name=label))
     assert sum(numbers.requests.values()) == 2 * (MOST_MODELS + 50) + 2
     assert numbers.requests[UNKNOWN_MODEL, "/v1/chat/completions", "failed"] == MOST_MODELS + 52
     assert numbers.first_token == {}, "there is no histogram of what has not been measured"

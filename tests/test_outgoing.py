@@ -16,6 +16,7 @@ from multiverse.people.keys import NOBODY
 from multiverse.proxy.asking import FORMS_REMEMBERED, LONGEST_REMEMBERED, ForwardSettings, server_request
 from multiverse.proxy.call import Call
 from multiverse.proxy.relay import Relay
+from multiverse.proxy.stories import Story
 from multiverse.servers.outgoing import USER_AGENT, request_headers
 from multiverse.servers.server import Server
 from multiverse.transport.messages import RequestForm, ServerRequest
@@ -38,10 +39,9 @@ def head_of(api_key: str | None, request_id: str | None, via: str = VIA, body: b
     items = request_headers(registration, via=via, content_type="application/json")
     own = [] if request_id is None else [("X-Request-ID", request_id)]
     target = "/v1/chat/completions"
-    form = RequestForm(registration.endpoint, target, method="POST", header_items=items)
-    request = ServerRequest(form, own_items=own, body=body)
     try:
-        return request.head()
+        form = RequestForm(registration.endpoint, target, method="POST", header_items=items)
+        return ServerRequest(form, own_items=own, body=body).head()
     except ValueError:
         return None
 
@@ -127,6 +127,7 @@ def sent_to(
         client_address="",
         via=via,
         started_seconds=0.0,
+        story=Story(0.0),
     )
     head = server_request(call, server, RELAY, call.body, SETTINGS).head()
     return lines_of(head.replace(route.encode(), b"/v1/chat/completions", 1))

@@ -65,9 +65,9 @@ def test_other_shapes_of_errors_come_in_our_envelope(
 
 def test_a_model_that_nobody_registered(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
     gateway.register(peer, model)
-    response = gateway.chat(model + "x")
-    assert (response.status, response.code) == (404, "model_not_found")
-    assert model in response.error["message"].replace(model + "x", ""), "close names are listed"
+    for response in (gateway.chat(model + "x"), gateway.call("GET", f"/v1/models/{model}x")):
+        assert (response.status, response.code) == (404, "model_not_found")
+        assert model in response.error["message"].replace(model + "x", ""), "close names are listed"
 
 
 def test_a_model_whose_servers_all_drain(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:

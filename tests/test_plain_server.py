@@ -21,7 +21,7 @@ from tests import wire
 from tests.operations import Hold
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY
-from tests.transport.asking import soon
+from tests.waiting import soon
 
 Post = Callable[[str, bytes], Awaitable[HTTPResponse]]
 Serving = Callable[[], AbstractAsyncContextManager[tuple[Gateway, Post, int]]]

@@ -52,6 +52,7 @@ NOT_FOR_THE_TABLE = {
     "settings": {
         "ADMIN_API_KEY_MIN_LENGTH",
         "CLIENT_API_KEY_MIN_LENGTH",
+        "GUESSABLE_LENGTH",
         "COUNT_MAX",
         "TOKENS_MAX",
         "SIZE_MAX_BYTES",
@@ -89,7 +90,8 @@ NOT_FOR_THE_TABLE = {
     "web.handlers.pages": {"ONE_YEAR_SECONDS"},
     "web.look": {"VERSION_LENGTH"},
     "web.http_server": {"IDLE_LOOKS_SECONDS", "DISCARD_BYTES"},
-    "web.schemas": {"MAX_MODEL_NAMES", "MAX_TAGS", "MAX_TAG_LENGTH"},
+    "web.schemas": {"MAX_MODEL_NAMES"},
+    "web.text_fields": {"MAX_TAGS", "MAX_TAG_LENGTH"},
     "web.strict_fields": {"MAX_NUMBER"},
     "web.terms_schema": {"MOST_FRIENDS", "LONGEST_NAME", "LONGEST_HOURS"},
 }

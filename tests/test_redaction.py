@@ -212,9 +212,9 @@ def test_long_texts_are_cut_and_no_secret_is_torn_apart() -> None:
 )
 def test_hostile_texts_take_no_time(repeated: str) -> None:
     text = (repeated * 200_000)[:200_000]
-    began = time.perf_counter()
+    began = time.thread_time()
     Redactor([ADMIN_KEY, "short1"]).redact(text)
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 1.0
 
 
 @pytest.mark.parametrize(

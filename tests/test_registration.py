@@ -25,11 +25,12 @@ from multiverse.storage.store import Store
 from multiverse.transport.addresses import FORBIDDEN_ADDRESS_MESSAGE, AddressPolicy
 from multiverse.transport.dialling import Dialler
 from tests import wire
-from tests.bench import BREAKER, MODEL, HandClock, begin, fail, open_transport, until
+from tests.bench import BREAKER, MODEL, HandClock, begin, fail, open_transport
 from tests.conftest import StartPeer
 from tests.operations import AnswerModels, Hold
 from tests.peers import ScriptedPeer
 from tests.stores import opened, rows_on_disk
+from tests.waiting import soon
 
 HOUR = 3600.0
 ALL_FIELDS: dict[str, Any] = {
@@ -170,7 +171,7 @@ async def test_the_same_pair_at_the_same_time(tmp_path: Path, peer: ScriptedPeer
     peer.health.always(hold, AnswerModels())
     async with office(tmp_path) as desk:
         both = [asyncio.create_task(desk.register(peer.url, owner_name=name)) for name in ("one", "two")]
-        await until(lambda: len(peer.probes) == 2, "both are being probed")
+        await soon(lambda: len(peer.probes) == 2, "both are being probed")
         hold.release()
         (first_id, first_created), (second_id, second_created) = await asyncio.gather(*both)
         assert first_id == second_id
@@ -367,7 +368,7 @@ async def test_changes_that_cross_each_other(tmp_path: Path, start_peer: StartPe
         hold = Hold()
         old.health.always(hold, wire.error_answer(401, "who are you"))
         slow = asyncio.create_task(desk.service.update(registration_id, {"api_key": "sk-new"}))
-        await until(lambda: len(old.probes) == 2, "the old address is asked with the new key")
+        await soon(lambda: len(old.probes) == 2, "the old address is asked with the new key")
         await desk.service.update(registration_id, {"endpoint_url": new.url})
         hold.release()
         await slow
@@ -383,7 +384,7 @@ async def test_deregistered_while_it_was_being_changed(tmp_path: Path, peer: Scr
         hold = Hold()
         peer.health.always(hold, AnswerModels())
         slow = asyncio.create_task(desk.service.update(registration_id, {"api_key": "sk-new"}))
-        await until(lambda: len(peer.probes) == 2, "it is asked")
+        await soon(lambda: len(peer.probes) == 2, "it is asked")
         await desk.service.deregister(registration_id)
         hold.release()
         with pytest.raises(ServerNotFound):
@@ -564,7 +565,7 @@ async def test_whoever_is_coming_back_is_not_deregistered(tmp_path: Path, peer: 
         hold = Hold()
         peer.health.queue(hold, AnswerModels())
         coming_back = asyncio.create_task(desk.register(peer.url))
-        await until(lambda: len(peer.probes) == 2, "the owner registers it again")
+        await soon(lambda: len(peer.probes) == 2, "the owner registers it again")
         await desk.service.deregister_lost(24)
         hold.release()
         assert await coming_back == (registration_id, False), "it keeps its id"
@@ -578,7 +579,7 @@ async def test_registering_again_asks_the_server_in_its_turn(tmp_path: Path, pee
         hold = Hold()
         peer.health.queue(hold, AnswerModels())
         probing = asyncio.create_task(desk.health.probe(desk.service.server(registration_id)))
-        await until(lambda: len(peer.probes) == 2, "it is probed")
+        await soon(lambda: len(peer.probes) == 2, "it is probed")
         again = asyncio.create_task(desk.register(peer.url, description="again"))
         changing = asyncio.create_task(desk.service.update(registration_id, {"api_key": "sk-new"}))
         await asyncio.sleep(0.1)
@@ -617,7 +618,7 @@ async def test_keys_are_announced_before_they_are_used(
         hold = Hold()
         peer.health.queue(hold, AnswerModels())
         registering = asyncio.create_task(desk.register(peer.url, api_key="sk-first"))
-        await until(lambda: peer.probes, "the first probe arrives")
+        await soon(lambda: peer.probes, "the first probe arrives")
         assert desk.secrets == ["sk-first"], "before anything can be logged of it"
         hold.release()
         registration_id, _ = await registering

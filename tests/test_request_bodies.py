@@ -23,9 +23,12 @@ from tests.conftest import GatewayShelf, checked
 from tests.operations import AnswerChat, Sleep
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, GatewayProcess
+from tests.waiting import Stopwatch
 
 LIMIT = 1_000_000
 TIMER_SECONDS = 0.6
+# What a busy machine may add; every other timer ends later than that.
+LATE_SECONDS = 1.2
 AT_ONCE_SECONDS = 0.2
 CHAT = "POST /v1/chat/completions HTTP/1.1\r\nHost: gateway.test\r\n"
 MESSAGES = '"messages":[{"role":"user","content":"hi"}]'
@@ -160,7 +163,7 @@ def test_a_refused_body_that_does_not_come(small_gateway: GatewayProcess) -> Non
         assert_error(client.read_response(), "invalid_api_key")
         started_at = time.monotonic()
         assert client.at_end()
-        assert time.monotonic() - started_at < TIMER_SECONDS + 0.4
+        assert time.monotonic() - started_at < TIMER_SECONDS + LATE_SECONDS
 
 
 # -- Expect: 100-continue
@@ -332,10 +335,10 @@ def test_another_media_type(gateway: GatewayProcess, subtests: pytest.Subtests) 
 def test_ten_thousand_parts(gateway: GatewayProcess) -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n'
     body = part * 10_000 + b"--x--\r\n"
-    asked_at = time.monotonic()
+    watch = Stopwatch(gateway.process_id)
     response = gateway.call("POST", "/v1/audio/speech", body, [("Content-Type", "multipart/form-data; boundary=x")])
     assert_error(response, "unsupported_media_type")
-    assert time.monotonic() - asked_at < 0.5
+    assert watch.own_seconds < 0.5
 
 
 def test_a_compressed_body(gateway: GatewayProcess) -> None:
@@ -435,7 +438,7 @@ def test_a_head_that_does_not_come(small_gateway: GatewayProcess, sent: bytes) -
         client.send(sent)
         started_at = time.monotonic()
         assert client.at_end()
-        assert TIMER_SECONDS - 0.1 < time.monotonic() - started_at < TIMER_SECONDS + 0.4
+        assert TIMER_SECONDS - 0.1 < time.monotonic() - started_at < TIMER_SECONDS + LATE_SECONDS
 
 
 def test_a_head_that_trickles(small_gateway: GatewayProcess) -> None:
@@ -444,7 +447,7 @@ def test_a_head_that_trickles(small_gateway: GatewayProcess) -> None:
         for byte in CHAT.encode() * 2:
             client.send(bytes([byte]))
             time.sleep(0.02)
-    assert time.monotonic() - started_at < TIMER_SECONDS + 0.4, "each byte does not start the time anew"
+    assert time.monotonic() - started_at < TIMER_SECONDS + LATE_SECONDS, "each byte does not start the time anew"
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 100\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n5\r\n"])
@@ -453,7 +456,7 @@ def test_a_body_that_does_not_come(small_gateway: GatewayProcess, framing: str) 
         client.send(f"{CHAT}{KEY}{framing}{{".encode())
         started_at = time.monotonic()
         assert client.at_end()
-        assert TIMER_SECONDS - 0.1 < time.monotonic() - started_at < TIMER_SECONDS + 0.4
+        assert TIMER_SECONDS - 0.1 < time.monotonic() - started_at < TIMER_SECONDS + LATE_SECONDS
 
 
 def test_an_idle_connection_may_be_silent_for_longer(small_gateway: GatewayProcess) -> None:
@@ -465,7 +468,7 @@ def test_an_idle_connection_may_be_silent_for_longer(small_gateway: GatewayProce
         client.send(b"GET /hea")
         started_at = time.monotonic()
         assert client.at_end(), "but a head that has begun may not take long"
-        assert time.monotonic() - started_at < TIMER_SECONDS * 2 + 0.4
+        assert time.monotonic() - started_at < TIMER_SECONDS * 2 + LATE_SECONDS
 
 
 def test_three_hundred_slow_clients_block_nobody(small_gateway: GatewayProcess) -> None:
@@ -473,11 +476,11 @@ def test_three_hundred_slow_clients_block_nobody(small_gateway: GatewayProcess) 
     try:
         for client in clients:
             client.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n")
-        asked_at = time.monotonic()
+        watch = Stopwatch(small_gateway.process_id)
         assert small_gateway.call("GET", "/health").status == 200
-        assert time.monotonic() - asked_at < 0.3
+        assert watch.own_seconds < TIMER_SECONDS, "long before they are gone"
         assert all(client.at_end() for client in clients)
-        assert time.monotonic() - asked_at < TIMER_SECONDS + 1
+        assert watch.seconds < TIMER_SECONDS + LATE_SECONDS
     finally:
         for client in clients:
             client.close()

@@ -311,6 +311,21 @@ def test_redirects_are_not_followed(gateway: GatewayProcess, start_peer: StartPe
     assert not canary.connections
 
 
+def test_a_server_that_repeats_its_key_is_not_repeated(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    gateway.register(peer, model)
+    told = f"no such parameter; you sent Bearer {wire.PLANTED_SERVER_KEY}"
+    event = wire.sse(json.dumps({"error": {"message": told, "code": 400}}))
+    for answer in (
+        wire.error_answer(400, told),
+        wire.answer(told, 422, "text/plain"),
+        wire.stream_answer(wire.chat_chunk("one") + event),
+    ):
+        peer.script(answer)
+        response = gateway.chat(model, stream=True)
+        assert wire.PLANTED_SERVER_KEY.encode() not in response.body
+        assert b"you sent Bearer [redacted]" in response.body, "and nothing else of its text is lost"
+
+
 # -- paths
 
 
@@ -450,6 +465,8 @@ def register_gateway(gateway: GatewayProcess, at: GatewayProcess, model: str) ->
 def test_a_gateway_registered_at_itself(start_gateway: StartGateway, model: str) -> None:
     gateway = start_gateway(HEALTH_CHECK_INTERVAL_SECONDS=300)
     register_gateway(gateway, gateway, model)
+    (record,) = gateway.admin("GET", f"/admin/servers?model_name={model}").json()["servers"]
+    assert (record["health_status"], "leads back to this gateway" in record["reason"]) == ("unhealthy", True)
     before = gateway.stats()["requests"]["total"]
     for stream in (False, True):
         response = gateway.chat(model, stream)

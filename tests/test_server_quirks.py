@@ -129,7 +129,7 @@ def test_a_bomb_is_cut(impatient_gateway: GatewayProcess, peer: ScriptedPeer, mo
         peer.script(wire.answer(bomb, content_type=content_type, headers=[GZIP]))
         asked_at = time.monotonic()
         assert_error(impatient_gateway.chat(model, stream), "server_error")
-        assert time.monotonic() - asked_at < 1
+        assert time.monotonic() - asked_at < 3
     assert impatient_gateway.resident_bytes - before < 20_000_000
 
 
@@ -167,7 +167,7 @@ def test_hostile_framing(gateway: GatewayProcess, start_peer: StartPeer, model: 
     gateway.register(hostile, model)
     asked_at = time.monotonic()
     assert_error(gateway.chat(model), "server_error")
-    assert time.monotonic() - asked_at < 1
+    assert time.monotonic() - asked_at < 3
     good = start_peer()
     gateway.register(good, model)
     assert {gateway.chat(model, stream).status for stream in (None, None, None)} == {200}

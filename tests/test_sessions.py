@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from multiverse.clock import Clock
 from multiverse.people.keys import Keys
 from multiverse.people.sessions import MOST_SESSIONS, MOST_SESSIONS_OF_A_KEY, Sessions
 from tests import wire
 from tests.answers import assert_error
+from tests.bench import HandClock
 from tests.clients import EventStream, Response
 from tests.conftest import StartGateway
 from tests.peers import ScriptedPeer
@@ -39,37 +39,28 @@ def cookie_of(response: Response) -> tuple[str, str]:
     return ("Cookie", f"{morsel.key}={morsel.value}")
 
 
-class MovedClock(Clock):
-    """A clock that stands until it is moved."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 # -- the table of sessions
 
 
 def test_a_session_lasts_while_it_is_used() -> None:
-    clock, keys = MovedClock(), Keys(admin_key="the-admin-s-key")
+    clock, keys = HandClock(), Keys(admin_key="the-admin-s-key")
     sessions = Sessions(keys=keys, clock=clock, idle_seconds=60)
     assert sessions.begin("wrong") is None
     session_id = sessions.begin("the-admin-s-key")
     assert session_id is not None
     assert len(session_id) >= 43, "256 bits"
     for _use in range(3):
-        clock.now += 59
+        clock.pass_time(59)
         caller = sessions.caller(session_id)
         assert caller is not None
         assert caller.is_admin
-    clock.now += 61
+    clock.pass_time(61)
     assert sessions.caller(session_id) is None
     assert len(sessions) == 0
 
 
 def test_sessions_are_bounded_and_die_with_their_key() -> None:
-    clock, students = MovedClock(), [f"key-{number}" for number in range(60)]
+    clock, students = HandClock(), [f"key-{number}" for number in range(60)]
     sessions = Sessions(keys=Keys(admin_key="the-admin-s-key", client_keys=students), clock=clock, idle_seconds=60)
     admins = [str(sessions.begin("the-admin-s-key")) for _number in range(2)]
     ids = [str(sessions.begin(students[0])) for _number in range(MOST_SESSIONS_OF_A_KEY)]
@@ -84,7 +75,7 @@ def test_sessions_are_bounded_and_die_with_their_key() -> None:
     assert sessions.caller(ids[-1]) is not None
     sessions._keys = Keys(admin_key="another-admin-s-key")
     assert sessions.caller(ids[-1]) is None
-    clock.now += 61
+    clock.pass_time(61)
     sessions._keys = Keys(admin_key="the-admin-s-key")
     sessions.end(str(sessions.begin("the-admin-s-key")))
     assert (len(sessions), sessions._of_key) == (0, {}), "nothing is left behind"

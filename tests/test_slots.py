@@ -14,7 +14,7 @@ from tests.conftest import StartGateway, StartPeer
 from tests.operations import AnswerChat, Hold, Reset
 from tests.peers import ScriptedPeer
 from tests.processes import GatewayProcess
-from tests.waiting import eventually, eventually_equal, never
+from tests.waiting import Stopwatch, eventually, eventually_equal, never
 
 
 def ask(gateway: GatewayProcess, model: str, stream: bool | None = None, **fields: object) -> RawClient:
@@ -110,9 +110,9 @@ def test_nobody_waits_without_a_queue(
     peer.script(hold, AnswerChat())
     with ask(gateway, model) as first:
         peer.wait_for_requests()
-        asked_at = time.monotonic()
+        watch = Stopwatch()
         assert_error(gateway.chat(model, stream), "overloaded")
-        assert time.monotonic() - asked_at < 0.5
+        assert watch.seconds < 3.0
         hold.release()
         assert first.read_response().status == 200
     assert gateway.chat(model, stream).status == 200
@@ -131,13 +131,14 @@ def test_a_full_queue_and_a_wait_that_is_too_long(
         asked_at = time.monotonic()
         waiting = [ask(gateway, model), ask(gateway, model, True)]
         eventually(lambda: queued(gateway) == 2, "both wait")
-        assert_error(gateway.chat(model), "overloaded")
-        assert time.monotonic() - asked_at < 0.4, "a full queue is told at once"
+        refused = gateway.chat(model)
+        assert_error(refused, "overloaded")
         for client in waiting:
             response = client.read_response()
+            assert refused.ended_at < response.ended_at, "a full queue is told at once"
             assert_error(response, "overloaded")
             assert response.header("X-Gateway-Attempts") is None, "no server was asked"
-            assert 0.4 < response.ended_at - asked_at < 1.2, "QUEUE_TIMEOUT_SECONDS"
+            assert 0.4 < response.ended_at - asked_at < 5.0, "QUEUE_TIMEOUT_SECONDS"
             client.close()
     assert len(peer.requests) == 1
 
@@ -217,6 +218,25 @@ def test_keep_alives_while_a_stream_waits(gateway: GatewayProcess, peer: Scripte
             hold.release()
             assert stream.read_to_end().done
         assert first.read_response().status == 200
+
+
+def test_keep_alives_after_half_a_plain_answer(gateway: GatewayProcess, start_peer: StartPeer, model: str) -> None:
+    """Nothing goes out beside a plain answer; when that breaks off, the stream waits for another server's slot."""
+    half, busy = start_peer(), start_peer()
+    gateway.register(half, model)
+    gateway.register(busy, model, max_concurrency=1)
+    half.inference.always(AnswerChat())
+    hold = Hold()
+    busy.script(hold, AnswerChat())
+    busy.always(AnswerChat())
+    with ask(gateway, model) as first, ask(gateway, model) as second:
+        busy.wait_for_requests()
+        half.inference.always(wire.head(200, [("Content-Type", "application/json"), ("Content-Length", "9")]), Reset())
+        with gateway.stream(model) as stream:
+            stream.read_comments(2)
+            hold.release()
+            assert stream.read_to_end().texts == [busy.name]
+        assert {first.read_response().status, second.read_response().status} == {200}
 
 
 @pytest.mark.parametrize("way", ["deregister", "a second server"])

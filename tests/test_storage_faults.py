@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,25 +14,15 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
-from multiverse.clock import Clock
 from multiverse.errors import StoreFailed
-from multiverse.storage import Store
 from multiverse.storage.database import rewrite_header, transaction, what_is_wrong
-from tests.stores import opened, registration, rows_on_disk
+from tests.bench import HandClock
+from tests.stores import opened, registration, rows_on_disk, usage_rows
+from tests.waiting import Stopwatch, soon
 
 pytestmark = pytest.mark.usefixtures("io_loop")
 
-AT_ONCE_SECONDS = 0.05
-
-
-class HandClock(Clock):
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
+AT_ONCE_SECONDS = 0.2
 
 
 @pytest.fixture
@@ -51,13 +40,6 @@ def locked(path: Path) -> Iterator[None]:
         connection.execute("ROLLBACK")
 
 
-async def written(store: Store) -> None:
-    """Until the store's own batches have written everything."""
-    async with asyncio.timeout(5):
-        while store.queued:
-            await asyncio.sleep(0.01)
-
-
 # -- locked by another process
 
 
@@ -65,17 +47,17 @@ async def test_foreign_lock_delays_only_the_disk(path: Path, caplog: pytest.LogC
     async with opened(path, flush_interval_seconds=0.01) as store:
         await store.save_registration(registration("reg-1"))
         with locked(path):
-            started = time.monotonic()
+            watch = Stopwatch()
             for number in range(100):
                 store.queue_usage({"status": number})
                 store.queue_probe({"registration_id": "reg-1", "ok": True})
                 store.queue_server_state("reg-1", {"health_status": "healthy"})
-            assert time.monotonic() - started < AT_ONCE_SECONDS
+            assert watch.own_seconds < AT_ONCE_SECONDS
             await asyncio.sleep(0.6)  # the batch is tried twice
             assert store.queued == 201
             assert await store.check(timeout_seconds=1.0) == "the database is locked by another process"
             assert [row["registration_id"] for row in await store.load_registrations()] == ["reg-1"], "it still reads"
-        await written(store)
+        await soon(lambda: not store.queued, "its own batches write everything", 5.0)
         assert await store.check() is None
         assert rows_on_disk(path, "SELECT status FROM usage ORDER BY id") == [(number,) for number in range(100)]
         assert rows_on_disk(path, "SELECT health_status FROM servers") == [("healthy",)]
@@ -88,13 +70,13 @@ async def test_foreign_lock_delays_only_the_disk(path: Path, caplog: pytest.LogC
 
 
 async def test_newer_state_wins_over_a_batch_that_failed(path: Path) -> None:
-    async with opened(path, lock_wait_seconds=0.05) as store:
+    async with opened(path, lock_wait_seconds=0.3) as store:
         await store.save_registration(registration("reg-1"))
         with locked(path):
             store.queue_server_state("reg-1", {"reason": "old", "health_status": "unhealthy"})
             store.queue_usage({"status": 1})
             flushing = asyncio.ensure_future(store.flush())
-            await asyncio.sleep(0.01)  # the batch is out, waiting for the lock
+            await soon(lambda: store._backlog._taken, "the batch is out, waiting for the lock")
             store.queue_server_state("reg-1", {"reason": "new"})
             store.queue_usage({"status": 2})
             assert store.queued == 4
@@ -104,7 +86,7 @@ async def test_newer_state_wins_over_a_batch_that_failed(path: Path) -> None:
         await store.flush()
         (server,) = await store.load_registrations()
         assert (server["reason"], server["health_status"]) == ("new", "unhealthy")
-        assert [row["status"] for row in await store.usage_rows()] == [2, 1]
+        assert [row["status"] for row in await usage_rows(store)] == [2, 1]
 
 
 async def test_a_batch_holds_no_state_that_was_queued_after_it(path: Path) -> None:
@@ -147,10 +129,10 @@ async def test_registration_waits_for_the_lock(path: Path) -> None:
 async def test_registrations_give_up_together_when_the_lock_stays(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(path, lock_wait_seconds=0.2) as store:
         with locked(path):
-            started = time.monotonic()
+            watch = Stopwatch()
             saves = [store.save_registration(registration(f"reg-{number}")) for number in range(5)]
             refusals = await asyncio.gather(*saves, return_exceptions=True)
-            assert time.monotonic() - started < 0.8, "not one after the other"
+            assert watch.own_seconds < 0.8, "not one after the other"
         for refusal in refusals:
             assert isinstance(refusal, StoreFailed)
             assert refusal.message.startswith("The database is locked by another process.")
@@ -164,9 +146,9 @@ async def test_check_answers_in_time_while_the_thread_is_busy(path: Path) -> Non
         with locked(path):
             saving = asyncio.ensure_future(store.save_registration(registration("reg-1")))
             await asyncio.sleep(0.02)
-            started = time.monotonic()
+            watch = Stopwatch()
             reasons = await asyncio.gather(*(store.check(timeout_seconds=0.1) for _caller in range(50)))
-            assert time.monotonic() - started < 0.5
+            assert watch.own_seconds < 0.9, "before the thread is free"
             assert set(reasons) == {"the database did not answer in 0.1 s"}
         await saving
         assert await store.check() is None
@@ -175,17 +157,17 @@ async def test_check_answers_in_time_while_the_thread_is_busy(path: Path) -> Non
 async def test_checks_do_not_pile_up(path: Path) -> None:
     async with opened(path) as store:
         with locked(path):
-            started = time.monotonic()
+            watch = Stopwatch()
             reasons = await asyncio.gather(*(store.check(timeout_seconds=0.2) for _caller in range(50)))
             assert set(reasons) == {"the database is locked by another process"}
             await store.load_registrations()
-            assert time.monotonic() - started < 1.0, "one try served all fifty"
+            assert watch.own_seconds < 3.0, "one try served all fifty"
 
 
 async def test_oldest_rows_are_dropped_counted_and_logged_once_a_minute(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock = HandClock()
+    clock = HandClock(monotonic_seconds=1000.0)
 
     def logged() -> int:
         return caplog.text.count("the oldest were dropped")
@@ -196,12 +178,12 @@ async def test_oldest_rows_are_dropped_counted_and_logged_once_a_minute(
                 store.queue_usage({"status": number})
             assert (store.queued, store.dropped) == (100, 50)
             for second in (0, 1, 59):
-                clock.seconds = 1000.0 + second
-                await store.usage_totals()  # tries to write the batch first
+                clock.monotonic_now = 1000.0 + second
+                await store.row_counts()  # tries to write the batch first
                 store.queue_usage({"status": 150 + second})
                 assert logged() == 1
-            clock.seconds = 1060.0
-            await store.usage_totals()
+            clock.monotonic_now = 1060.0
+            await store.row_counts()
             assert logged() == 2
             assert (store.queued, store.dropped) == (100, 53)
         await store.flush()
@@ -234,7 +216,7 @@ async def test_rows_that_the_database_refuses_do_not_hold_up_the_rest(
         await store.flush()
         store.queue_usage({"outcome": "ok"})
         await store.flush()
-        assert [row["outcome"] for row in await store.usage_rows()] == ["ok"]
+        assert [row["outcome"] for row in await usage_rows(store)] == ["ok"]
         assert (store.queued, store.dropped) == (0, 1)
         assert await store.check() is None
     assert caplog.text.count("rows were dropped: the database cannot hold them") == 1
@@ -259,7 +241,7 @@ async def test_a_missing_table_is_an_error_for_the_client_and_a_detail_for_the_l
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("DROP TABLE usage")
         with pytest.raises(StoreFailed) as refusal:
-            await store.usage_totals()
+            await store.row_counts()
         assert refusal.value.message == "The database failed. Nothing was changed; try again in a moment."
     assert "no such table: usage" in caplog.text
 

@@ -27,7 +27,7 @@ WAIT_SECONDS = 20.0
 # Saves registrations one after the other beside a heavy load of usage, and prints each id once it is acknowledged.
 SAVE_UNTIL_KILLED = """
 import asyncio, itertools, sys
-from multiverse.storage import Store
+from multiverse.storage.store import Store
 
 async def main():
     store = Store(sys.argv[1], flush_interval_seconds=0.001)
@@ -46,7 +46,7 @@ asyncio.run(main())
 # Opens when it is told to, writes, and closes.
 OPEN_TOGETHER = """
 import asyncio, sys
-from multiverse.storage import Store
+from multiverse.storage.store import Store
 
 async def main():
     print("ready", flush=True)
@@ -66,7 +66,7 @@ asyncio.run(main())
 OPEN_WITHOUT_RIGHTS = """
 import asyncio, os, sys
 from multiverse.errors import StoreFailed
-from multiverse.storage import Store
+from multiverse.storage.store import Store
 
 if os.getuid() == 0:
     os.setgroups([])
@@ -86,7 +86,7 @@ asyncio.run(main())
 FILL_THE_DISK = """
 import asyncio, os, resource, sys
 from multiverse.errors import StoreFailed
-from multiverse.storage import Store
+from multiverse.storage.store import Store
 
 def limit_files(size_bytes):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))

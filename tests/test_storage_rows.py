@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multiverse.people.usage import UsageRecord
-from multiverse.storage import Store
 from multiverse.storage.rows import USAGE_COLUMNS, storable_row
-from tests.stores import FULL_ROW, opened, registration
+from multiverse.storage.store import Store
+from tests.stores import FULL_ROW, opened, registration, usage_rows
 
 pytestmark = pytest.mark.usefixtures("io_loop")
 
@@ -82,7 +82,7 @@ async def test_hostile_text_is_kept(path: Path, value: str, expected: str) -> No
         store.queue_server_state("reg-1", {"reason": value})
         await store.flush()
         (server,) = await store.load_registrations()
-        (usage,) = await store.usage_rows()
+        (usage,) = await usage_rows(store)
         (probe,) = await store.recent_probes("reg-1")
     assert (server["description"], server["tags"], server["reason"]) == (expected, [expected], expected)
     assert usage["model_name"] == probe["reason"] == expected
@@ -103,7 +103,7 @@ def test_any_text_becomes_storable_and_clean_text_stays(text: str) -> None:
 async def test_numbers_beyond_64_bits_are_clamped(path: Path, value: int | None, expected: int | None) -> None:
     async with opened(path) as store:
         store.queue_usage({"prompt_tokens": value})
-        assert [row["prompt_tokens"] for row in await store.usage_rows()] == [expected]
+        assert [row["prompt_tokens"] for row in await usage_rows(store)] == [expected]
 
 
 async def test_long_text_is_kept_in_registrations_and_cut_in_rows_that_wait(path: Path) -> None:
@@ -112,7 +112,7 @@ async def test_long_text_is_kept_in_registrations_and_cut_in_rows_that_wait(path
         await store.save_registration(registration("reg-1", description=long_text))
         store.queue_usage({"model_name": long_text})
         assert [row["description"] for row in await store.load_registrations()] == [long_text]
-        (usage,) = await store.usage_rows()
+        (usage,) = await usage_rows(store)
     assert usage["model_name"] == "x" * 4095 + "…"
 
 
@@ -121,7 +121,7 @@ async def test_a_queued_row_is_a_copy(path: Path) -> None:
         row = {"request_id": "r", "status": 200}
         store.queue_usage(row)
         row["status"] = 500
-        assert [usage["status"] for usage in await store.usage_rows()] == [200]
+        assert [usage["status"] for usage in await usage_rows(store)] == [200]
 
 
 RECORD = UsageRecord("req-1", "2026", "key", "anonymous", "127.0.0.1", "/v1/x", "m", outcome="ok")
@@ -156,7 +156,7 @@ async def test_a_whole_row_of_usage_is_judged_as_a_part_is(path: Path, column: s
             for wrong in ({}, b"bytes", [1]):
                 with pytest.raises(ValueError, match=column):
                     store.queue_usage(as_queued({**WHOLE_ROW, column: wrong}))
-        odd, plain, *by_names = await store.usage_rows()
+        odd, plain, *by_names = await usage_rows(store)
     assert odd == {**plain, "id": odd["id"], column: expected}
     assert {name: plain[name] for name in WHOLE_ROW} == WHOLE_ROW
     assert [{**row, "id": 0} for row in by_names] == [{**row, "id": 0} for row in (odd, plain)]

@@ -20,10 +20,11 @@ from tests import wire
 from tests.bench import HandClock, build_record
 from tests.clients import EventStream
 from tests.conftest import StartGateway, StartPeer
-from tests.operations import Reset
+from tests.operations import AnswerChat, Hold, Reset
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, GatewayProcess
-from tests.wire import chat_body
+from tests.test_keyring import bearer, make_key
+from tests.wire import Headers, chat_body
 
 
 def test_a_story_tells_what_happened_in_order(gateway: GatewayProcess, start_peer: StartPeer, model: str) -> None:
@@ -190,17 +191,60 @@ async def test_who_may_not_have_another_one_under_way_begins_no_story(tmp_path: 
         assert gateway.stories.under_way == 0, "what never ends would stay in memory for ever"
 
 
+def servers_tried(gateway: GatewayProcess, path: str, headers: Headers) -> list[str]:
+    events = gateway.call("GET", path, headers=headers).json()["events"]
+    return [event["server"] for event in events if event["event"] == "tried"]
+
+
+def test_of_two_with_one_id_nobody_hears_the_others_story(
+    gateway: GatewayProcess, start_peer: StartPeer, model: str
+) -> None:
+    first, second = start_peer(), start_peer()
+    first_id, second_id = gateway.register(first, f"{model}-1"), gateway.register(second, f"{model}-2")
+    ada, ben = (bearer(make_key(gateway, name)[1]) for name in ("Ada", "Ben"))
+    holds = [Hold(), Hold()]
+    first.script(holds[0], AnswerChat())
+    second.script(holds[1], AnswerChat())
+    same_id = ("X-Request-ID", f"same/{model}")
+    path = f"/v1/requests/same/{model}"
+    with gateway.client() as of_ada, gateway.client() as of_ben:
+        of_ada.request("POST", "/v1/chat/completions", chat_body(f"{model}-1"), [same_id, *ada])
+        first.wait_for_requests()
+        of_ben.request("POST", "/v1/chat/completions", chat_body(f"{model}-2"), [same_id, *ben])
+        second.wait_for_requests()
+        holds[0].release()
+        assert of_ada.read_response().status == 200
+        assert servers_tried(gateway, path, ada) == [first_id]
+        assert gateway.call("GET", path, headers=ben).status == 404, "his own has not ended"
+        holds[1].release()
+        assert of_ben.read_response().status == 200
+    assert servers_tried(gateway, path, ben) == [second_id]
+    assert gateway.call("GET", path, headers=ada).status == 404, "of two with one id, the one that ended last is kept"
+
+
 def test_stories_are_forgotten() -> None:
     clock = HandClock()
     stories = Stories(clock=clock)
     for number in (*range(2_100), 100, 2_100):
-        stories.begin(f"good-{number}")
-        stories.end(build_record(request_id=f"good-{number}", outcome="ok"))
-    stories.begin("bad")
-    stories.end(build_record(request_id="bad"))
+        stories.end(stories.begin(), build_record(request_id=f"good-{number}", outcome="ok"))
+    stories.end(stories.begin(), build_record(request_id="bad"))
     assert stories.find("good-101") is None
     assert stories.find("good-100") is not None, "it came again"
     assert stories.find("good-102") is not None
     assert stories.find("bad") is not None
     clock.pass_time(FAILED_KEPT_SECONDS + 1)
     assert stories.find("bad") is None
+
+
+def test_two_requests_with_one_id_at_once_have_a_story_each() -> None:
+    stories = Stories(clock=HandClock())
+    first, second = stories.begin(), stories.begin()
+    first.tried(0.0, "server-of-the-first")
+    stories.end(first, build_record(request_id="chosen", outcome="ok", key_name="Ada"))
+    found = stories.find("chosen")
+    assert found is first
+    assert found.record is not None
+    assert (found.record.key_name, found.steps[0].registration_id) == ("Ada", "server-of-the-first")
+    stories.end(second, build_record(request_id="chosen", outcome="ok", key_name="Ben"))
+    assert stories.find("chosen") is second, "of two with one id, the one that ended last is kept"
+    assert stories.under_way == 0

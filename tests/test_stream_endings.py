@@ -142,7 +142,7 @@ def test_silence_after_the_commit(impatient_gateway: GatewayProcess, peer: Scrip
         stream.read_to_end()
     assert_one_error_event(stream, frozenset({"server_timeout"}))
     waited_seconds = stream.events[-1].arrived_at - silent_since
-    assert 0.7 <= waited_seconds <= 1.3, "STREAM_IDLE_TIMEOUT_SECONDS is 1 here, and kept within 0.3 s"
+    assert 0.7 <= waited_seconds <= 1.7, "STREAM_IDLE_TIMEOUT_SECONDS is 1 here, STREAM_MAX_SECONDS 2"
     assert impatient_gateway.server(registration_id)["consecutive_failures"] == 1
     assert len(peer.requests) == 1
 

@@ -262,10 +262,11 @@ def test_plain_json_although_a_stream_was_asked(gateway: GatewayProcess, peer: S
 def test_events_although_a_plain_answer_was_asked(start_peer: StartPeer, gateway: GatewayProcess, model: str) -> None:
     events, good = start_peer(), start_peer()
     events.always(wire.stream_answer(MODERN))
-    for peer in (events, good):
-        gateway.register(peer, model)
+    registration_id, _other = (gateway.register(peer, model) for peer in (events, good))
     assert [gateway.chat(model).text for _number in range(2)] == [good.name] * 2, "a bad answer: the next server"
     assert len(events.requests) >= 1
+    record = gateway.server(registration_id)
+    assert (record["consecutive_failures"], record["availability"]) == (0, "available"), "nobody is blamed"
 
 
 class AnswerWithUsage:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+import time
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -273,6 +277,39 @@ async def test_tokens_of_today_are_counted_from_the_store(tmp_path: Path, io_loo
         assert (berlin.lending.tokens_today, utc.lending.tokens_today) == (0, 0)
 
 
+async def test_tokens_that_are_spent_while_they_are_counted_count_once(tmp_path: Path, io_loop: object) -> None:
+    clock = clock_at("2026-11-23 12:00")
+    server = lent(clock, daily_token_cap=1000)
+    fields = {"registration_id": "a", "started_at": clock.utc_iso(), "prompt_tokens": 30, "completion_tokens": 20}
+    async with opened(tmp_path / "gateway.db") as store:
+        watch = TermsWatch(registry=build_registry(server), usage_table=UsageTable(store), clock=clock)
+        store.queue_usage(build_record(**fields).row())
+        busy = asyncio.create_task(store.write(lambda database: time.sleep(0.05)))
+        await asyncio.sleep(0)
+        counting = asyncio.create_task(watch.count())
+        await asyncio.sleep(0)
+        server.lending.spend(fields["started_at"], 50)  # A request that ends now.
+        store.queue_usage(build_record(**fields).row())
+        await asyncio.gather(busy, counting)
+        assert server.lending.tokens_today == 100
+        assert len(await store.usage_rows()) == 2
+
+
+async def test_tokens_are_counted_later_when_the_disk_does_not_let_them(tmp_path: Path, io_loop: object) -> None:
+    clock = clock_at("2026-11-23 12:00")
+    server = lent(clock, daily_token_cap=1000)
+    fields = {"registration_id": "a", "started_at": clock.utc_iso(), "prompt_tokens": 30, "completion_tokens": 20}
+    async with opened(tmp_path / "gateway.db") as store:
+        watch = TermsWatch(registry=build_registry(server), usage_table=UsageTable(store), clock=clock)
+        with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            store.queue_usage(build_record(**fields).row())
+            await watch.count()
+            assert server.lending.uncounted, "what waits for the disk would be missing"
+        await watch.count()
+        assert server.lending.tokens_today == 50
+
+
 async def test_time_passing_tells_who_waits(tmp_path: Path, io_loop: object) -> None:
     clock = clock_at("2026-11-23 21:59:59")
     server = lent(clock, quiet_hours="22:00-07:00", time_zone="Europe/Berlin", max_concurrency=1)
@@ -388,6 +425,8 @@ def test_friends_are_found_by_name_or_id() -> None:
     assert keys.ids_of(["ben", "key-2", "key-0"], param="friends") == ("key-0", "key-2")
     assert keys.names_of(["key-0", "key-2", "key-9"]) == ["Ben", "key-2"], "those gone are left out"
     assert keys.names_of(["key-3"]) == ["key-3"], "the form has commas between names"
+    keys.put(digest_of("4"), Caller("key-0", "student", key_id="key-4"))
+    assert keys.names_of(["key-4"]) == ["key-4"], "who is named like somebody's id is not that one"
     for name, text in (("Eve", "Nobody's key here is named 'Eve'"), ("Grace", "2 keys are named 'Grace'")):
         with pytest.raises(InvalidRequest, match=text) as refused:
             keys.ids_of([name], param="friends")

@@ -192,6 +192,8 @@ def test_the_doctor_says_what_is_wrong(tmp_path: Path, run: Run) -> None:
     assert code == 1
     assert found["database"][0] == "fault"
     assert found["from outside"][0] == "fault"
+    assert found["settings"][0] == "ok"
+    assert findings(run, tmp_path, PORT="0", CLIENT_API_KEYS="long-enough,sk-b")[1]["settings"][0] == "warning"
     code, found = findings(run, tmp_path, ADMIN_API_KEY="short")
     assert (code, found["settings"][0]) == (1, "fault")
     assert "ADMIN_API_KEY" in found["settings"][1]

@@ -12,12 +12,16 @@ from typing import Any
 
 import pytest
 
+from multiverse.clock import Clock
+from multiverse.people.keyring import KeyRing
+from multiverse.people.keys import Keys
+from multiverse.storage.key_table import KeyTable
 from multiverse.storage.usage_table import UsageTable
 from tests import wire
 from tests.answers import assert_error
 from tests.conftest import StartGateway, StartPeer
 from tests.processes import GatewayProcess
-from tests.stores import opened
+from tests.stores import opened, usage_rows
 from tests.test_keyring import bearer, make_key, post, run
 
 Row = Callable[..., dict[str, Any]]
@@ -87,6 +91,24 @@ async def test_what_a_client_wrongly_calls_a_model_is_not_kept_for_ever(tmp_path
         assert (row["model_name"], row["rejected"]) == ("", 50)
 
 
+async def test_who_is_renamed_is_shown_by_the_new_name(tmp_path: Path) -> None:
+    async with opened(tmp_path / "gateway.db") as store:
+        ring = KeyRing(keys=Keys(admin_key="the-admin-s-key-0123"), table=KeyTable(store), clock=Clock())
+        ((record, _secret),) = await ring.create([{"name": "Zoe"}])
+        key_id, table = record["key_id"], UsageTable(store)
+        store.queue_usage(usage_row(key_id=key_id, key_name="Zoe"))
+        await ring.change(key_id, {"name": "Ada"})
+        store.queue_usage(usage_row("2026-02-01", key_id=key_id, key_name="Ada"))
+        store.queue_usage(usage_row(key_id="client-1", key_name="client-1"))
+        rows = await sums(table, "key")
+        assert {row["key_id"]: (row["key_name"], row["requests"]) for row in rows} == {
+            key_id: ("Ada", 2),
+            "client-1": ("client-1", 1),
+        }
+        assert [(row["name"], row["tokens_taken"]) for row in await table.people(key_id)] == [("Ada", 30)]
+        assert [row["name"] for row in await table.people("key-o")] == ["Olga"], "of a key that was never made here"
+
+
 async def test_the_ledger_is_only_added_to(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     async with opened(path) as store:
@@ -114,7 +136,7 @@ async def test_old_rows_go_and_sums_stay(tmp_path: Path) -> None:
         before = await sums(table, "day")
         assert await table.forget_before("2025-06-02T00:00:00.000Z") == 1
         assert await table.forget_before("2026-01-01T00:00:00.000Z") == 1
-        assert len(await store.usage_rows()) == 1
+        assert len(await usage_rows(store)) == 1
         assert await sums(table, "day") == before
         store.queue_usage(usage_row())
         assert (await sums(table, filters={"key_id": "key-a"}))[0]["requests"] == 4, "and nothing is counted twice"

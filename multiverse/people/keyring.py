@@ -56,12 +56,16 @@ class KeyRing:
     async def load(self) -> None:
         """Make the keys on disk known."""
         for row in await self._table.keys():
-            self._know(row)
+            try:
+                self._know(row)
+            except (TypeError, ValueError):
+                fields = {"key_id": row["key_id"]}
+                LOG.error("key skipped: its row cannot be understood", extra={"fields": fields})
 
     def _know(self, row: Record) -> None:
-        self._rows[row["key_id"]] = row
         if row["revoked_at"] is None:
             self._keys.put(bytes.fromhex(row["digest"]), caller_of(row))
+        self._rows[row["key_id"]] = row
 
     # -- keys ----------------------------------------------------------------------------------------------------------
 
@@ -139,7 +143,8 @@ class KeyRing:
         if not changes:
             return self.record(key_id)
         await self._table.change_key(key_id, changes)
-        self._know({**self._living(key_id), **changes})  # It may have been revoked meanwhile.
+        self._know({**self._row(key_id), **changes})
+        self._living(key_id)  # It may have been revoked meanwhile.
         LOG.info("key changed", extra={"fields": {"key_id": key_id, "changed": sorted(changes)}})
         return self.record(key_id)
 
@@ -152,18 +157,18 @@ class KeyRing:
     async def revoke(self, key_id: str) -> Record:
         """The key is nobody's from now on, before anything is written. Raises KeyNotFound."""
         row = self._row(key_id)
-        if row["revoked_at"] is not None:
-            return self._record(row)
-        self._keys.drop(key_id)
-        revoked_at = self._clock.utc_iso()
-        try:
-            await self._table.change_key(key_id, {"revoked_at": revoked_at})
-        except Exception:
-            self._know(row)  # It would be back after a restart, so say so now rather than then.
-            raise
-        row["revoked_at"] = revoked_at
-        LOG.info("key revoked", extra={"fields": {"key_id": key_id}})
-        return self._record(row)
+        if row["revoked_at"] is None:
+            self._keys.drop(key_id)
+            # Before anything is awaited: a change that is being written must not bring the key back.
+            row["revoked_at"] = revoked_at = self._clock.utc_iso()
+            try:
+                await self._table.change_key(key_id, {"revoked_at": revoked_at})
+            except Exception:
+                # It would be back after a restart, so say so now rather than then.
+                self._know({**self._row(key_id), "revoked_at": None})
+                raise
+            LOG.info("key revoked", extra={"fields": {"key_id": key_id}})
+        return self.record(key_id)
 
     # -- claim codes ---------------------------------------------------------------------------------------------------
 

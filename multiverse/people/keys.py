@@ -114,7 +114,7 @@ class Keys:
         """
         known = [key_id for key_id in key_ids if key_id in self._digests]
         names = [(key_id, self._callers[self._digests[key_id]][1].name) for key_id in known]
-        return [name if len(self._ids_of_one(name)) == 1 and "," not in name else key_id for key_id, name in names]
+        return [name if self._ids_of_one(name) == [key_id] and "," not in name else key_id for key_id, name in names]
 
     def identify(self, key: str) -> Caller | None:
         """The caller with this key; None when nobody has it, or it has expired."""
@@ -130,13 +130,8 @@ class Keys:
             return None
         return caller
 
-    @staticmethod
-    def digest(key: str) -> bytes:
-        """What is kept of a key in its place."""
-        return digest_of(key)
 
-
-def digest_of(key: str) -> bytes:
-    """What is kept of a key."""
-    # Headers arrive as latin-1 text; anything else can be no key, but must not raise.
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+def digest_of(secret: str) -> bytes:
+    """What is kept of a key, of a claim code or of a session's id."""
+    # Headers arrive as latin-1 text; anything else can be no secret of ours, but must not raise.
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

@@ -6,12 +6,11 @@ worth what its key is worth at that moment; one that was revoked takes its sessi
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections import OrderedDict
 
 from multiverse.clock import Clock
-from multiverse.people.keys import Caller, Keys
+from multiverse.people.keys import Caller, Keys, digest_of
 
 MOST_SESSIONS = 10_000
 MOST_SESSIONS_OF_A_KEY = 200
@@ -37,7 +36,7 @@ class Sessions:
         if self._keys.identify(key) is None:
             return None
         session_id = secrets.token_urlsafe(32)
-        digest, key_digest = _digest(session_id), self._keys.digest(key)
+        digest, key_digest = digest_of(session_id), digest_of(key)
         self._sessions[digest] = (key_digest, self._clock.monotonic())
         own = self._of_key.setdefault(key_digest, OrderedDict())
         own[digest] = None
@@ -48,7 +47,7 @@ class Sessions:
 
     def caller(self, session_id: str) -> Caller | None:
         """Who is signed in under this id; None when nobody is (any more)."""
-        digest = _digest(session_id)
+        digest = digest_of(session_id)
         known = self._sessions.get(digest)
         if known is None:
             return None
@@ -65,7 +64,7 @@ class Sessions:
 
     def end(self, session_id: str) -> None:
         """Sign out; an unknown id is none."""
-        self._drop(_digest(session_id))
+        self._drop(digest_of(session_id))
 
     def _drop(self, digest: bytes) -> None:
         known = self._sessions.pop(digest, None)
@@ -83,7 +82,3 @@ class Sessions:
             if len(self._sessions) <= MOST_SESSIONS and self._sessions[oldest][1] >= before:
                 return
             self._drop(oldest)
-
-
-def _digest(session_id: str) -> bytes:
-    return hashlib.sha256(session_id.encode("utf-8", "surrogatepass")).digest()

@@ -101,11 +101,10 @@ class RequestLine(ReadyRecord):
 
 
 class Usage:
-    """Counts requests and tokens since the gateway started; `on_end` hears of each that is over."""
+    """Counts requests and tokens since the gateway started."""
 
-    def __init__(self, *, store: Store, on_end: Callable[[UsageRecord], None] | None = None) -> None:
+    def __init__(self, *, store: Store) -> None:
         self._store = store
-        self._on_end = on_end
         self._in_flight: dict[str, int] = {}
         self._outcomes = dict.fromkeys(OUTCOMES, 0)
         self._prompt_tokens = 0
@@ -129,13 +128,11 @@ class Usage:
         self._prompt_tokens += record.prompt_tokens or 0
         self._completion_tokens += record.completion_tokens or 0
         self._store.queue_usage(record.row())
-        if self._on_end is not None:
-            self._on_end(record)
         if LOG.isEnabledFor(logging.INFO):
             LOG.handle(RequestLine(BEGINNING, record))
 
     def requests(self) -> dict[str, int]:
-        """Counts of contract §1's `/admin/stats`; refusals count as failed, as their clients see it."""
+        """Counts for `/admin/stats`; refusals count as failed, as their clients see it."""
         outcomes = self._outcomes
         return {
             "total": sum(outcomes.values()) + self.in_flight,
@@ -150,7 +147,7 @@ class Usage:
         return dict(self._in_flight)
 
     def tokens(self) -> dict[str, int]:
-        """Tokens of contract §1's `/admin/stats`."""
+        """Tokens for `/admin/stats`."""
         return {
             "prompt": self._prompt_tokens,
             "completion": self._completion_tokens,

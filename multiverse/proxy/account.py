@@ -1,4 +1,4 @@
-"""What one request has cost: its usage row, filled while it goes its way, and handed over once.
+"""What one request has cost: its usage row, filled while it goes its way, and handed over at its end.
 
 Everything here is in memory and in this turn of the loop. Where rows go is people/usage.py's business; how tokens are
 read out of answers, meter.py's.
@@ -17,9 +17,9 @@ from multiverse.servers.server import Server
 
 
 class Account:
-    """The row of one request; `meter` reads its tokens. `settle()` may be called at every end there is."""
+    """The row of one request; `meter` reads its tokens. `settle()` is called once, at its end."""
 
-    __slots__ = ("_allowances", "_call", "_clock", "_server", "_settled", "_shares", "_usage", "meter", "record")
+    __slots__ = ("_allowances", "_call", "_clock", "_server", "_shares", "_usage", "meter", "record")
 
     def __init__(self, call: Call, *, usage: Usage, allowances: Allowances, shares: Shares, clock: Clock) -> None:
         self._call = call
@@ -27,7 +27,6 @@ class Account:
         self._allowances = allowances
         self._shares = shares
         self._clock = clock
-        self._settled = False
         self._server: Server | None = None
         self.meter = Meter()
         self.record = UsageRecord(
@@ -57,10 +56,7 @@ class Account:
         self.record.first_token_ms = self._milliseconds_since(self._call.started_seconds)
 
     def settle(self, attempts: int) -> None:
-        """Hand the row over, if that has not been done."""
-        if self._settled:
-            return
-        self._settled = True
+        """The request is over: hand its row over."""
         record, meter = self.record, self.meter
         meter.estimate()
         record.attempts = attempts

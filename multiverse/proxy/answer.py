@@ -23,6 +23,15 @@ EVENT_STREAM_HEADERS = {
 }
 
 
+class ServerErrorDocument(msgspec.Struct):
+    """A server's error document, of which only the error is passed on."""
+
+    error: msgspec.Raw
+
+
+SERVER_ERROR = msgspec.json.Decoder(ServerErrorDocument)
+
+
 class Answer:
     """Writes the answer of one request. `keepalive_seconds` is the longest silence of a stream; 0 = no comments."""
 
@@ -95,7 +104,9 @@ class Answer:
     def finish_with_error(self, error: GatewayError, server_body: bytes | None = None) -> None:
         """End a stream that has started with one error event; `server_body` is a server's own error document."""
         if server_body is not None:
-            event = b"data: " + msgspec.json.encode({"error": msgspec.json.decode(server_body)["error"]}) + b"\n\n"
+            # In its own words, some of which Python could not hold; without line breaks, which would end the event.
+            words = msgspec.json.format(bytes(SERVER_ERROR.decode(server_body).error), indent=-1)
+            event = b'data: {"error":' + words + b"}\n\n"
         else:
             event = error_event(error)
         self.finish_stream(event)

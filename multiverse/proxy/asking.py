@@ -28,7 +28,7 @@ LONGEST_REMEMBERED, FORMS_REMEMBERED = 256, 16
 
 @dataclass(frozen=True, slots=True)
 class ForwardSettings:
-    """Limits of one request, in seconds and bytes; see contract §5."""
+    """Limits of one request, in seconds and bytes; docs/reliability.md says what follows from each."""
 
     max_attempts: int
     connect_timeout_seconds: float

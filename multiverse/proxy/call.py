@@ -6,8 +6,8 @@ web/schemas.py; headers and authentication never come this far.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -43,7 +43,7 @@ class Call:
     client_address: str
     via: str
     started_seconds: float
-    story: Story = field(default_factory=lambda: Story(0.0))
+    story: Story
 
 
 class Reply(Protocol):
@@ -106,3 +106,13 @@ def has_endless_digits(text: bytes) -> bool:
             if around > MOST_DIGITS:
                 return True
     return False
+
+
+def ways_through(models: Sequence[str]) -> list[tuple[str, bool]]:
+    """What to try in turn: a model, and whether its servers may be asked although they are down.
+
+    That is the last resort, for when no server of any of `models` can answer.
+    """
+    if len(models) == 1:
+        return [(models[0], True)]
+    return [(name, False) for name in models] + [(name, True) for name in models]

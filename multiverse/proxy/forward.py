@@ -30,10 +30,11 @@ from multiverse.people.usage import Usage
 from multiverse.proxy.account import Account
 from multiverse.proxy.answer import Answer
 from multiverse.proxy.asking import ForwardSettings, body_asking_for_usage, plain_deadline, server_request
-from multiverse.proxy.call import Call, Reply
+from multiverse.proxy.call import Call, Reply, ways_through
 from multiverse.proxy.queue import Queue
 from multiverse.proxy.relay import Refused, Relay
 from multiverse.proxy.sse import queued_comment
+from multiverse.proxy.stories import OnEnd
 from multiverse.proxy.verdicts import Verdict, broken_stream_verdict, failure_verdict
 from multiverse.servers.lending import Asker
 from multiverse.servers.server import Attempt, Blame, Server
@@ -48,7 +49,7 @@ CLIENT_CLOSED_STATUS = 499  # nginx's word for it; never sent, only counted
 
 
 class Proxy:
-    """Forwards requests to servers. `under_way` are those that have not ended."""
+    """Forwards requests to servers. `under_way` are those that have not ended; `on_end` hears of each that has."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Proxy:
         allowances: Allowances,
         clock: Clock,
         settings: ForwardSettings,
+        on_end: OnEnd,
     ) -> None:
         self.queue = queue
         self.transport = transport
@@ -66,6 +68,7 @@ class Proxy:
         self.allowances = allowances
         self.clock = clock
         self.settings = settings
+        self.on_end = on_end
         self.under_way: set[Forwarding] = set()
 
     def begin(self, call: Call, reply: Reply) -> Forwarding:
@@ -91,13 +94,12 @@ class Forwarding:
         self._answer = Answer(reply, proxy.transport.loop, keepalive_seconds)
         self._asker = Asker(call.asker, call.caller.weight, call.caller.is_admin)
         self._tried: list[Server] = []
-        self._model_name, *self._further_models = call.models
+        (self._model_name, self._last_resort), *self._ways = ways_through(call.models)
         self._attempt: Attempt | None = None
         self._exchange: Exchange | None = None
         self._place: asyncio.Future[Attempt] | None = None
         self._ended_by: GatewayError | None = None
-        self._client_left = False
-        self._over = self._settled = False
+        self._client_left = self._over = self._settled = False
         self._account = Account(
             call, usage=proxy.usage, allowances=proxy.allowances, shares=proxy.queue.shares, clock=proxy.clock
         )
@@ -186,23 +188,23 @@ class Forwarding:
 
     def _falls_back(self, error: GatewayError) -> bool:
         """Whether another model stands in for the one whose servers cannot answer."""
-        if self._over or not self._further_models or not isinstance(error, CANNOT_ANSWER):
+        if self._over or not self._ways or not isinstance(error, CANNOT_ANSWER):
             return False
-        self._model_name = self._further_models.pop(0)
+        self._model_name, self._last_resort = self._ways.pop(0)
         return True
 
     def _free_place(self) -> Attempt | None:
         """An attempt on the server whose turn it is; None when all are full."""
         if self._over:
             raise self._end()
-        return self._proxy.queue.place(self._model_name, self._tried, self._asker)
+        return self._proxy.queue.place(self._model_name, self._tried, self._asker, self._last_resort)
 
     async def _place_in_queue(self) -> Attempt:
         """The attempt that the queue gives, sooner or later."""
         queue, model_name = self._proxy.queue, self._model_name
         entered = self._proxy.clock.monotonic()
         waited_seconds = self._account.record.queue_ms / 1000  # before, for a server that then failed
-        place = self._place = queue.join(model_name, self._tried, self._asker, waited_seconds)
+        place = self._place = queue.join(model_name, self._tried, self._asker, waited_seconds, self._last_resort)
         self._answer.beside_keep_alive = lambda: queued_comment(queue.standing(model_name, place))
         try:
             attempt = await place
@@ -241,7 +243,6 @@ class Forwarding:
 
     async def _exchange_with(self, server: Server, body: bytes, *, drops_usage: bool) -> tuple[Verdict | None, bool]:
         """One request to `server`; what failed, if anything did, and whether content had gone out by then."""
-        self._answer.held_for_json = False
         settings = self._proxy.settings
         answer, meter, headers = self._answer, self._account.meter, self._headers(server)
         relay = Relay(
@@ -262,6 +263,7 @@ class Forwarding:
         finally:
             self._exchange = None
             relay.exchange = None  # They know each other, and the whole request with them.
+            answer.held_for_json = False  # Whatever comes next, a place in a queue perhaps, is waited for alive.
         return verdict, relay.committed
 
     def _headers(self, server: Server) -> dict[str, str]:
@@ -283,8 +285,7 @@ class Forwarding:
     def _on_whole(self, blame: Blame, reason: str) -> None:
         """The client is about to have all that will come: count out before the last byte is visible."""
         record = self._account.record
-        record.outcome = "failed" if reason else "ok"
-        record.status = 200
+        record.outcome, record.status = "failed" if reason else "ok", 200
         if reason:
             self._call.story.failed(self._proxy.clock.monotonic(), "server_error", reason)
         self._settle(blame, reason)
@@ -321,14 +322,14 @@ class Forwarding:
         record.outcome = "rejected" if refused or not self._tried else "failed"
         if self._client_left:
             record.outcome, record.status = "client_closed", CLIENT_CLOSED_STATUS
-        answer, started, finished = self._answer, self._answer.started, self._answer.finished
+        answer = self._answer
         self._call.story.told_code = None if self._client_left else error.code
         self._settle(Blame.NONE, "")
-        if finished or self._client_left:
+        if answer.finished or self._client_left:
             return
         if not isinstance(error, ServerRefused):  # A server's own words are passed on as they are.
             error.request_id = self._call.request_id
-        if started:
+        if answer.started:
             answer.finish_with_error(error, body)
         elif body is not None:
             headers = {"Content-Type": "application/json", **self._headers(self._tried[-1])}
@@ -337,12 +338,13 @@ class Forwarding:
             raise error
 
     def _settle(self, blame: Blame, reason: str) -> None:
-        """End the attempt and write the usage row, once, whichever way the request ends."""
+        """End the account, the story and the attempt, once, whichever way the request ends."""
         if self._settled:
             return
         self._settled = True
         # First what it has cost, then the slot: whose turn is next depends on it.
         self._account.settle(len(self._tried))
-        if self._attempt is not None and self._attempt.end(blame, reason):
-            server_id = self._attempt.server.registration_id
-            LOG.warning("server ejected", extra={"fields": {"server": server_id, "reason": reason}})
+        self._proxy.on_end(self._call.story, self._account.record)
+        if (attempt := self._attempt) is not None and attempt.end(blame, reason):
+            fields = {"request_id": self._call.request_id, "server": attempt.server.registration_id, "reason": reason}
+            LOG.warning("server ejected", extra={"fields": fields})

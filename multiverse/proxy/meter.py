@@ -28,7 +28,7 @@ MOST_TOKENS = 10_000_000  # In one request; a server that claims more is wrong, 
 
 
 class WholeWhen(Enum):
-    """What makes a stream of this route whole (contract §3, "Truncation is not success")."""
+    """What makes a stream of this route whole (docs/api.md, "Whole")."""
 
     DONE_OR_FINISH_REASON = "chat"
     RESPONSE_EVENT = "responses"

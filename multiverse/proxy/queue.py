@@ -23,6 +23,7 @@ QUEUE_FULL = "Every server of this model is busy and its queue is full. Send the
 WAITED_TOO_LONG = "Every server of this model stayed busy while the request was waiting. Send it again later."
 MADE_ROOM = "You have the most requests in this model's full queue: this one has made room for somebody else's."
 UNKNOWN_PACE_SECONDS = 5.0
+SHORTEST_WAIT_SECONDS = 0.005  # Timers come to within a millisecond or so.
 
 
 @dataclass(slots=True, eq=False)
@@ -31,6 +32,7 @@ class Waiter(Waiting):
 
     tried: Collection[Server]
     whose: Asker
+    last_resort: bool
     place: asyncio.Future[Attempt]
 
 
@@ -75,8 +77,11 @@ class Queue:
         """How many requests wait, over all models."""
         return sum(len(line.waiters) for line in self._lines.values())
 
-    def place(self, model_name: str, tried: Collection[Server], asker: Asker = ANYBODY) -> Attempt | None:
-        """An attempt on the server whose turn it is; None when the request has to wait.
+    def place(
+        self, model_name: str, tried: Collection[Server], asker: Asker = ANYBODY, last_resort: bool = True
+    ) -> Attempt | None:
+        """An attempt on the server whose turn it is; None when the request has to wait. Without `last_resort`, on none
+        that is down.
 
         Raises what `Registry.pick` raises. There is no await between picking and counting: that is the lock.
         """
@@ -85,7 +90,7 @@ class Queue:
             if self._somebody_waits_for_any(model_name) and not self._registry.is_restricted(model_name):
                 return None  # Those who came before go first, whoever they are: what is free now is given out.
         # What is free now, although somebody waits, is kept from those who wait; perhaps it is kept for this one.
-        server = self._registry.pick(model_name, tried, asker)
+        server = self._registry.pick(model_name, tried, asker, last_resort)
         return None if server is None else self._attempt(server, asker)
 
     def _attempt(self, server: Server, asker: Asker) -> Attempt:
@@ -93,21 +98,29 @@ class Queue:
         return server.attempt(partial(self._on_freed, asker.name), asker)
 
     def join(
-        self, model_name: str, tried: Collection[Server], asker: Asker = ANYBODY, waited_seconds: float = 0.0
+        self,
+        model_name: str,
+        tried: Collection[Server],
+        asker: Asker = ANYBODY,
+        waited_seconds: float = 0.0,
+        last_resort: bool = True,
     ) -> asyncio.Future[Attempt]:
         """Wait for a place; cancelling the future leaves the queue. `waited_seconds` it has waited before counts.
 
-        Raises Overloaded when the queue is full, unless somebody has so many places that one is `asker`'s by right. The
-        future fails with Overloaded after the timeout, or when it makes room, or with what `Registry.pick` raises when
-        the last server goes. Whoever takes its result must end that attempt.
+        Raises Overloaded when it has waited long enough, and when the queue is full, unless somebody has so many places
+        that one is `asker`'s by right. The future fails with Overloaded after the timeout, or when it makes room, or
+        with what `Registry.pick` raises when the last server goes. Whoever takes its result must end that attempt.
         """
-        line = self._lines.get(model_name)
+        line, left_seconds = self._lines.get(model_name), self._timeout_seconds - waited_seconds
+        if waited_seconds > 0 and left_seconds < SHORTEST_WAIT_SECONDS:
+            raise self._too_long(model_name)  # Nobody shall make room for it in vain.
         if self._timeout_seconds <= 0 or len(line.waiters if line else ()) >= self._size:
             self._make_room(model_name, asker.name)
         loop = asyncio.get_running_loop()
-        waiter = Waiter(asker.name, self._clock.monotonic() - waited_seconds, tried, asker, loop.create_future())
+        entered = self._clock.monotonic() - waited_seconds
+        waiter = Waiter(asker.name, entered, tried, asker, last_resort, loop.create_future())
         self._lines.setdefault(model_name, Line()).waiters.append(waiter)
-        timer = loop.call_later(self._timeout_seconds - waited_seconds, self._give_up, model_name, waiter.place)
+        timer = loop.call_later(left_seconds, self._give_up, model_name, waiter.place)
 
         def left(place: asyncio.Future[Attempt]) -> None:
             timer.cancel()
@@ -169,7 +182,7 @@ class Queue:
 
     def _serve_one(self, model_name: str, waiter: Waiter) -> bool:
         try:
-            server = self._registry.pick(model_name, waiter.tried, waiter.whose)
+            server = self._registry.pick(model_name, waiter.tried, waiter.whose, waiter.last_resort)
         except GatewayError as error:
             waiter.place.set_exception(error)
             return True
@@ -184,8 +197,11 @@ class Queue:
 
     def _give_up(self, model_name: str, place: asyncio.Future[Attempt]) -> None:
         if not place.done():
-            seconds = self._seconds_per_slot(model_name) or UNKNOWN_PACE_SECONDS
-            place.set_exception(Overloaded(WAITED_TOO_LONG, retry_after_seconds=seconds))
+            place.set_exception(self._too_long(model_name))
+
+    def _too_long(self, model_name: str) -> Overloaded:
+        seconds = self._seconds_per_slot(model_name) or UNKNOWN_PACE_SECONDS
+        return Overloaded(WAITED_TOO_LONG, retry_after_seconds=seconds)
 
     def _forget(self, model_name: str, waiter: Waiter) -> None:
         line = self._lines.get(model_name)

@@ -15,7 +15,7 @@ from multiverse.proxy.answer import Answer
 from multiverse.proxy.call import Call
 from multiverse.proxy.meter import Meter, StreamWatch, whole_when
 from multiverse.proxy.sse import DONE_EVENT, EventReader, EventTooLarge, has_data
-from multiverse.proxy.verdicts import BROKE_OFF, Verdict, answer_verdict, bad_answer_verdict
+from multiverse.proxy.verdicts import BROKE_OFF, Verdict, answer_verdict, bad_answer_verdict, without_key
 from multiverse.servers.server import Blame, Server
 from multiverse.servers.tunnels import is_html, tunnel_reason
 from multiverse.transport.failures import AnswerTooLarge
@@ -40,8 +40,8 @@ class Refused(Exception):
 class Relay:
     """The answer of one server to one attempt.
 
-    `on_commit()` is called before the first event goes out, `on_whole(blame)` before the last byte does: by then the
-    attempt must be counted out, so that a client's next request finds the slot free.
+    `on_commit()` is called before the first event goes out, `on_whole(blame, reason)` before the last byte does: the
+    attempt must be counted out by then, so that a client's next request finds the slot free.
     """
 
     # There once the answer is known to be one of events; most plain answers never need them.
@@ -98,7 +98,7 @@ class Relay:
 
     def _expect_events(self) -> None:
         if not self._call.stream:
-            raise Refused(bad_answer_verdict("the server answers a plain request with a stream of events"))
+            raise _not_as_asked("the server answers a plain request with a stream of events")
         self._is_events = True
         self._reader = EventReader(self._settings.max_event_size)
         self._watch = StreamWatch(whole_when(self._call.route), self._meter, drops_usage=self._drops_usage)
@@ -112,8 +112,7 @@ class Relay:
                 reason = f"the server answers with the type '{content_type[:100]}' instead of JSON"
                 raise Refused(bad_answer_verdict(reason))
         if self._call.stream and self._answer.started:
-            reason = "the server does not stream: it answers a streamed request with plain JSON"
-            raise Refused(replace(bad_answer_verdict(reason), blame=Blame.NONE))
+            raise _not_as_asked("the server does not stream: it answers a streamed request with plain JSON")
         self._answer.held_for_json = True
 
     def on_data(self, data: bytes) -> Awaitable[None] | None:
@@ -166,7 +165,7 @@ class Relay:
         code = error.get("code", error.get("status")) if isinstance(error, dict) else None
         clients_fault = isinstance(code, int) and 400 <= code < 500
         self._on_whole(Blame.NONE if clients_fault else Blame.FAILURE, "the server reported an error in its stream")
-        self._answer.finish_stream(block)
+        self._answer.finish_stream(without_key(block, self._server.registration.api_key))
 
     # -- at its end ----------------------------------------------------------------------------------------------------
 
@@ -194,12 +193,12 @@ class Relay:
         head = self._head
         assert head is not None
         body = b"".join(self._collected)
-        self._answer.held_for_json = False
         if self._is_good and not self._is_audio and self._meter.read_usage(body):
             headers = JSON_HEADERS
         elif not self._is_good or is_html(head.headers, body):
-            asked_for = self._server.registration.served_model_name or self._server.registration.model_name
-            return answer_verdict(head.status, head.headers, body, asked_for)
+            registration = self._server.registration
+            asked_for = registration.served_model_name or registration.model_name
+            return answer_verdict(head.status, head.headers, without_key(body, registration.api_key), asked_for)
         elif self._is_audio:
             headers = {"Content-Type": self._content_type, "Content-Disposition": "attachment"}
         else:
@@ -209,3 +208,8 @@ class Relay:
         self._on_whole(Blame.SUCCESS, "")
         self._answer.send_whole(head.status, {**headers, **self._client_headers}, body)
         return None
+
+
+def _not_as_asked(reason: str) -> Refused:
+    """For an answer that is whole but of the other kind: such a server serves whoever asks for that kind well."""
+    return Refused(replace(bad_answer_verdict(reason), blame=Blame.NONE))

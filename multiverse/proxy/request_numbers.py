@@ -46,7 +46,7 @@ class RequestNumbers:
         self.queue = Histogram(REQUEST_BOUNDS)
         self.overhead = Histogram(OWN_BOUNDS)
 
-    def note(self, record: UsageRecord, story: Story | None) -> None:
+    def note(self, story: Story, record: UsageRecord) -> None:
         """Count one request that has ended."""
         numbers = self._models.get(record.model_name) or self._new(record.model_name)
         numbers.requests[record.route if record.route in ROUTES else OTHER, record.outcome] += 1
@@ -58,10 +58,9 @@ class RequestNumbers:
             numbers.duration.note(record.total_ms / 1000)
         if record.first_token_ms is not None:
             numbers.first_token.note(record.first_token_ms / 1000)
-        if story is not None:
-            self._note_story(story)
+        self._note_attempts(story)
 
-    def _note_story(self, story: Story) -> None:
+    def _note_attempts(self, story: Story) -> None:
         overhead_ms = story.overhead_ms
         if overhead_ms is not None:
             self.overhead.note(overhead_ms / 1000)

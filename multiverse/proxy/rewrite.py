@@ -86,13 +86,16 @@ def with_usage_asked(body: bytes) -> bytes | None:
     given = bytes(msgspec.json.decode(body, type=StreamOptions).stream_options)
     if not given:
         return _with_options(body)
-    value: Any = msgspec.json.decode(given)
+    try:
+        value: Any = msgspec.json.decode(given)
+        if not (value is None or isinstance(value, dict)) or (value and value.get("include_usage")):
+            return None  # Also 1 or "true": many a server takes that for yes.
+        written = msgspec.json.encode({**(value or {}), "include_usage": True})
+    except (msgspec.DecodeError, RecursionError):
+        return None  # A number beyond all bounds, or depths: JSON, but not Python's.
     places = _top_level_values(body, STREAM_OPTIONS)
-    if not (value is None or isinstance(value, dict)) or len(places) != 1:
+    if len(places) != 1:
         return None
-    if value is not None and value.get("include_usage") is True:
-        return None
-    written = msgspec.json.encode({**(value or {}), "include_usage": True})
     return body[: places[0]] + written + body[places[0] + len(given) :]
 
 

@@ -63,6 +63,9 @@ class Story(msgspec.Struct):
         return round((moment_seconds - self.started_seconds) * 1000, 1)
 
 
+OnEnd = Callable[[Story, UsageRecord], None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoryQuery:
     """Which stories are wanted; None is any. Times are UTC in ISO 8601, `since` included and `until` not."""
@@ -87,7 +90,8 @@ class StoryQuery:
 
 
 class Stories:
-    """Stories by request id. Of two requests with one id, which only a client can choose, the later one is kept.
+    """Stories of ended requests by their id; `under_way` counts the others. Of two requests with one id, which only a
+    client can choose, the one that ended last is kept.
 
     `begin_trace` says which trace a `traceparent` stands for; with `traces_all` it is asked for every request.
     """
@@ -102,27 +106,21 @@ class Stories:
         self._clock = clock
         self._begin_trace = begin_trace
         self._traces_all = traces_all
-        self._under_way: dict[str, Story] = {}
+        self.under_way = 0
         self._latest: OrderedDict[str, Story] = OrderedDict()
         self._failed: OrderedDict[str, Story] = OrderedDict()
 
-    @property
-    def under_way(self) -> int:
-        """How many stories have begun and not ended."""
-        return len(self._under_way)
-
-    def begin(self, request_id: str, traceparent: str | None = None) -> Story:
+    def begin(self, traceparent: str | None = None) -> Story:
         """The story of a request that begins; `end` must follow. `traceparent` is what its client sent."""
-        story = self._under_way[request_id] = Story(self._clock.monotonic())
+        self.under_way += 1
+        story = Story(self._clock.monotonic())
         if self._traces_all or traceparent is not None:
             story.trace = self._begin_trace(traceparent)
         return story
 
-    def end(self, record: UsageRecord) -> Story | None:
-        """The request of `record` is over; its story, unless another one with its id has taken it along."""
-        story = self._under_way.pop(record.request_id, None)
-        if story is None:
-            return None
+    def end(self, story: Story, record: UsageRecord) -> None:
+        """The request of `story` is over, and `record` is what it has cost."""
+        self.under_way -= 1
         story.record, story.ended_seconds = record, self._clock.monotonic()
         shelf, size = (self._latest, LATEST) if record.outcome == "ok" else (self._failed, FAILED)
         shelf[record.request_id] = story
@@ -131,7 +129,6 @@ class Stories:
             shelf.popitem(last=False)
         if shelf is self._failed:
             self._forget_old_failures()  # Whoever reads does so too: nobody sees one that is older.
-        return story
 
     def find(self, request_id: str) -> Story | None:
         """The story of a request that has ended."""

@@ -1,12 +1,13 @@
 """What a server's answer or failure means: may another server be tried, who is to blame, what would the client be told.
 
-The table of contract §3 as pure functions. Nothing is decided twice: relay.py collects what came, forward.py acts on
-the `Verdict`.
+The table of docs/api.md, "Commit", as pure functions. Nothing is decided twice: relay.py collects what came, forward.py
+acts on the `Verdict`.
 """
 
 from __future__ import annotations
 
 import email.utils
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from multiverse.errors import (
     ServerRefused,
     ServerTimeout,
 )
+from multiverse.redaction import ANYWHERE_MIN_LENGTH, REDACTED
 from multiverse.servers.server import Blame
 from multiverse.servers.tunnels import is_html, tunnel_reason
 from multiverse.transport.failures import (
@@ -223,6 +225,18 @@ def plain_text(body: bytes) -> str:
                 text = document[name]
                 break
     return UNPRINTABLE.sub(" ", text).strip()[:LONGEST_SERVER_TEXT]
+
+
+def without_key(text: bytes, api_key: str | None) -> bytes:
+    """What a server says of an error, without the key that it was sent: servers that see a wrong one like to repeat it.
+
+    A key of fewer than 8 characters stays: it may be a word of any text.
+    """
+    if api_key is None or len(api_key) < ANYWHERE_MIN_LENGTH:
+        return text
+    for spelling in (api_key, json.dumps(api_key)[1:-1]):
+        text = text.replace(spelling.encode(), REDACTED.encode())
+    return text
 
 
 def retry_after_seconds(value: str | None, now_unix: float | None = None) -> float | None:

@@ -1,7 +1,7 @@
 """The headers of every request to a server, built from nothing: an allow-list, never a copy of the client's.
 
 What a client sent (its key, cookies, origin) has no business on a student's laptop, and a server's own key goes to that
-server only. Contract §3, "Headers to a server".
+server only. The list is also in docs/api.md, "Which bytes".
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from multiverse import __version__
-from multiverse.servers.server import Registration
+from multiverse.servers.identity import Registration
 
 USER_AGENT = f"multiverse/{__version__}"
 

@@ -200,6 +200,8 @@ def judge_status(status: int, body: bytes) -> tuple[Finding, str | None]:
         return Finding.LOADING, LOADING
     if status == 429:
         return Finding.BUSY, "the server is busy"
+    if status == 508:
+        return Finding.FAILED, "the registration leads back to this gateway; deregister it"
     if status in (401, 403):
         return Finding.FAILED, f"the server refuses the gateway's key ({status}); update `api_key` in the registration"
     return Finding.FAILED, f"GET /v1/models answers with status {status}"

@@ -14,7 +14,7 @@ from multiverse.servers.server import Server
 
 
 def record_of(server: Server, asker: Asker = ANYBODY) -> dict[str, Any]:
-    """The record of contract §2, with what the asker's requests would find; `friends` are ids of keys."""
+    """The record as docs/api.md has it, with what the asker's requests would find; `friends` are ids of keys."""
     row = server.registration.to_row()
     api_key, _owner = row.pop("api_key"), row.pop("owner_key_id")
     availability, closed = server.availability_for(asker), server.closed_for(asker)

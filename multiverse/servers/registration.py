@@ -17,10 +17,11 @@ from typing import Any
 from multiverse.clock import Clock, unix_from_iso
 from multiverse.errors import GatewayError, InvalidRequest, NoServerAvailable, PermissionDenied, ServerNotFound
 from multiverse.servers.health import HealthChecker, same_question
+from multiverse.servers.identity import Registration
 from multiverse.servers.probe import Finding, Prober, ProbeResult
 from multiverse.servers.record import restore, state_row
 from multiverse.servers.registry import Registry
-from multiverse.servers.server import BreakerSettings, Registration, Server
+from multiverse.servers.server import BreakerSettings, Server
 from multiverse.servers.terms import check_terms
 from multiverse.storage.store import Store
 from multiverse.transport.addresses import FORBIDDEN_ADDRESS_MESSAGE, Endpoint, parse_endpoint

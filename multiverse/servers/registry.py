@@ -21,11 +21,11 @@ MAX_NAMES_TO_COMPARE = 200
 class Rotation:
     """The servers of one model, in the order of their registration, and where the round robin stands."""
 
-    __slots__ = ("created_unix", "next_position", "servers")
+    __slots__ = ("_next_position", "created_unix", "servers")
 
     def __init__(self, created_unix: float) -> None:
         self.servers: list[Server] = []
-        self.next_position = 0
+        self._next_position = 0
         self.created_unix = created_unix
 
     def add(self, server: Server) -> None:
@@ -36,8 +36,38 @@ class Rotation:
         """Take out; the turn stays with whoever had it."""
         position = self.servers.index(server)
         del self.servers[position]
-        if position < self.next_position:
-            self.next_position -= 1
+        if position < self._next_position:
+            self._next_position -= 1
+
+    def pick_in_turn(self, tried: Collection[Server], asker: Asker) -> Server | None:
+        """The next that may take the asker's request; for want of others, one that had better be skipped for now."""
+        second_choice: tuple[int, Server] | None = None
+        servers, turn = self.servers, self._next_position
+        for offset in range(len(servers)):
+            position = (turn + offset) % len(servers)
+            server = servers[position]
+            if (server.lending.restricted and not server.admits(asker)) or not server.available or server in tried:
+                continue
+            if server.preferred:
+                self._next_position = position + 1
+                return server
+            if second_choice is None or server.skipped_until < second_choice[1].skipped_until:
+                second_choice = position, server
+        if second_choice is None:
+            return None
+        self._next_position = second_choice[0] + 1
+        return second_choice[1]
+
+    def pick_least_busy(self, tried: Collection[Server], asker: Asker, chooser: random.Random) -> Server | None:
+        """Any of those that may take the asker's request with the fewest requests for their slots."""
+        candidates = [server for server in self.servers if server not in tried]
+        candidates = [server for server in candidates if server.available and server.admits(asker)]
+        candidates = [server for server in candidates if server.preferred] or candidates
+        if not candidates:
+            return None
+        loads = [server.in_flight / (server.slots or 1) for server in candidates]
+        lowest = min(loads)
+        return chooser.choice([server for server, load in zip(candidates, loads, strict=True) if load == lowest])
 
 
 class Registry:
@@ -117,8 +147,11 @@ class Registry:
 
     # -- who can answer ------------------------------------------------------------------------------------------------
 
-    def pick(self, model_name: str, tried: Collection[Server] = (), asker: Asker = ANYBODY) -> Server | None:
+    def pick(
+        self, model_name: str, tried: Collection[Server] = (), asker: Asker = ANYBODY, last_resort: bool = True
+    ) -> Server | None:
         """The server that shall take the asker's next request for `model_name`; None when all that could are full.
+        Without `last_resort` none that is down: something else can be done about it.
 
         Raises ModelNotFound for a model nobody registered; NoServerAvailable, ModelLoading or Overloaded when no server
         can answer; ServersWithheld or ModelNotOffered when it is their owners who keep it from the asker. `tried`
@@ -126,9 +159,11 @@ class Registry:
         """
         rotation = self._rotations.get(model_name)
         if rotation is None:
-            raise self._unknown_model(model_name, asker)
-        way = self._pick_least_busy if self._least_busy else self._pick_in_turn
-        picked = way(rotation, tried, asker)
+            raise self.unknown_model(model_name, asker)
+        if self._least_busy:
+            picked = rotation.pick_least_busy(tried, asker, self._chooser)
+        else:
+            picked = rotation.pick_in_turn(tried, asker)
         if picked is not None:
             return picked
         servers = [server for server in rotation.servers if server.withheld_from(asker) is None]
@@ -137,11 +172,28 @@ class Registry:
             return None
         if any(server.available for server in servers):
             raise self._nobody(rotation, asker)  # One has been tried for this request, and its answer is the answer.
-        candidates = [server for server in candidates if server.may_be_last_resort]
+        candidates = [server for server in candidates if last_resort and server.may_be_last_resort]
         if not candidates:
             raise self._nobody(rotation, asker)
         free = [server for server in candidates if not server.full_for(asker)]
         return min(free, key=lambda server: server.last_failed_seconds, default=None)
+
+    def unknown_model(self, model_name: str, asker: Asker) -> ModelNotFound:
+        """What somebody is told who asks for a model that nobody registered, with the close names on offer to them."""
+        # A model that is kept from the asker is not named either.
+        names = [
+            name
+            for name, rotation in list(self._rotations.items())[:MAX_NAMES_TO_COMPARE]
+            if any(server.withheld_from(asker) is None for server in rotation.servers)
+        ]
+        by_lower = {name.lower(): name for name in names}
+        near = difflib.get_close_matches(model_name.lower()[:200], list(by_lower), n=3, cutoff=0.5)
+        hint = (
+            "Did you mean " + " or ".join(f"'{by_lower[name]}'" for name in near) + "?"
+            if near
+            else "GET /v1/models lists the models on offer."
+        )
+        return ModelNotFound(f"The model '{model_name[:200]}' is not registered here. {hint}", param="model")
 
     def is_restricted(self, model_name: str) -> bool:
         """Whether what is free for one asker may not be for another."""
@@ -159,35 +211,6 @@ class Registry:
         rotation = self._rotations.get(model_name)
         waits = [server.seconds_to_trial for server in rotation.servers if server.in_rotation] if rotation else []
         return min((seconds for seconds in waits if seconds), default=None)
-
-    def _pick_in_turn(self, rotation: Rotation, tried: Collection[Server], asker: Asker) -> Server | None:
-        second_choice: tuple[int, Server] | None = None
-        servers, turn = rotation.servers, rotation.next_position
-        for offset in range(len(servers)):
-            position = (turn + offset) % len(servers)
-            server = servers[position]
-            if (server.lending.restricted and not server.admits(asker)) or not server.available or server in tried:
-                continue
-            if server.preferred:
-                rotation.next_position = position + 1
-                return server
-            if second_choice is None or server.skipped_until < second_choice[1].skipped_until:
-                second_choice = position, server
-        if second_choice is None:
-            return None
-        rotation.next_position = second_choice[0] + 1
-        return second_choice[1]
-
-    def _pick_least_busy(self, rotation: Rotation, tried: Collection[Server], asker: Asker) -> Server | None:
-        candidates = [server for server in rotation.servers if server not in tried]
-        candidates = [server for server in candidates if server.available and server.admits(asker)]
-        candidates = [server for server in candidates if server.preferred] or candidates
-        if not candidates:
-            return None
-        loads = [server.in_flight / (server.slots or 1) for server in candidates]
-        lowest = min(loads)
-        least = [server for server, load in zip(candidates, loads, strict=True) if load == lowest]
-        return self._chooser.choice(least)
 
     def _nobody(self, rotation: Rotation, asker: Asker) -> GatewayError:
         servers = [server for server in rotation.servers if server.withheld_from(asker) is None]
@@ -209,19 +232,3 @@ class Registry:
             f"The model is registered, but no server can answer now. Send the request again in a moment. {hint}",
             retry_after_seconds=5,
         )
-
-    def _unknown_model(self, model_name: str, asker: Asker) -> ModelNotFound:
-        # A model that is kept from the asker is not named either.
-        names = [
-            name
-            for name, rotation in list(self._rotations.items())[:MAX_NAMES_TO_COMPARE]
-            if any(server.withheld_from(asker) is None for server in rotation.servers)
-        ]
-        by_lower = {name.lower(): name for name in names}
-        near = difflib.get_close_matches(model_name.lower()[:200], list(by_lower), n=3, cutoff=0.5)
-        hint = (
-            "Did you mean " + " or ".join(f"'{by_lower[name]}'" for name in near) + "?"
-            if near
-            else "GET /v1/models lists the models on offer."
-        )
-        return ModelNotFound(f"The model '{model_name[:200]}' is not registered here. {hint}", param="model")

@@ -51,7 +51,7 @@ class QuietHours:
     def end_of_quiet(self, minute: int) -> int | None:
         """The minute of the day at which the quiet around `minute` ends; None when it is not quiet then."""
         end = self._end_at(minute)
-        for _span in self.spans:  # One span may end where the next begins.
+        for _turn in self.spans:  # One span may end where the next begins.
             further = None if end is None else self._end_at(end)
             if further is None:
                 break

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 Row = dict[str, Any]
 # Of `usage`, which gets one for every request: the values of its columns, in their order.
@@ -18,6 +18,13 @@ UsageRow = tuple[Any, ...]
 Waiting = TypeVar("Waiting", Row, UsageRow)
 # column -> (number of the change, value): the number tells what is older than a registration that was saved meanwhile
 Changes = dict[str, tuple[int, Any]]
+
+
+class Mark(NamedTuple):
+    """A moment in the backlog's life, by what had been added: changes of state, and rows of usage."""
+
+    changes: int
+    usage: int
 
 
 @dataclass
@@ -46,6 +53,7 @@ class Backlog:
         self._probes: deque[Row] = deque()
         self._states: dict[str, Changes] = {}
         self._last_change = 0
+        self._usage_gone = 0  # Rows that were added and are no more in the queue.
         self._taken = 0
         self._dropped = 0
 
@@ -63,13 +71,14 @@ class Backlog:
         """One row for `usage`; the oldest gives way when there are too many."""
         with self._lock:
             self._usage.append(row)
-            self._trim(self._usage)
+            if len(self._usage) > self._limit:
+                self._trim_usage()
 
     def add_probe(self, row: Row) -> None:
         """One row for `health_checks`, likewise."""
         with self._lock:
             self._probes.append(row)
-            self._trim(self._probes)
+            self._trim_probes()
 
     def add_state(self, registration_id: str, changes: Mapping[str, Any]) -> None:
         """The last value of each column wins."""
@@ -78,20 +87,23 @@ class Backlog:
             numbered = {column: (self._last_change, value) for column, value in changes.items()}
             self._states.setdefault(registration_id, {}).update(numbered)
 
-    def mark(self) -> int:
-        """The number of the last change of state so far: says later which ones are older than this moment."""
+    def mark(self) -> Mark:
+        """This moment: says later what was added before it."""
         with self._lock:
-            return self._last_change
+            return Mark(self._last_change, self._usage_gone + len(self._usage))
 
-    def take(self, rows: int, mark: int) -> Batch:
-        """At most `rows` of usage and of probes, oldest first, and the changes of state up to `mark`.
+    def take(self, rows: int, mark: Mark) -> Batch:
+        """At most `rows` of usage up to `mark` and of probes, oldest first, and the changes of state up to `mark`.
 
-        Follow it with `put_back`, `drop` or `written`.
+        Whoever counts usage in memory from `mark` on finds on disk what came before, and nothing else. Follow it with
+        `put_back`, `drop` or `written`.
         """
         with self._lock:
-            batch = Batch(usage=_take_first(self._usage, rows), probes=_take_first(self._probes, rows))
+            older_usage = max(min(rows, mark.usage - self._usage_gone), 0)
+            batch = Batch(usage=_take_first(self._usage, older_usage), probes=_take_first(self._probes, rows))
+            self._usage_gone += len(batch.usage)
             for registration_id, changes in self._states.items():
-                older = {column: change for column, change in changes.items() if change[0] <= mark}
+                older = {column: change for column, change in changes.items() if change[0] <= mark.changes}
                 if older:
                     batch.states[registration_id] = older
             for registration_id, older in batch.states.items():
@@ -109,9 +121,10 @@ class Backlog:
         with self._lock:
             self._taken = 0
             self._usage.extendleft(reversed(batch.usage))
-            self._trim(self._usage)
+            self._usage_gone -= len(batch.usage)
+            self._trim_usage()
             self._probes.extendleft(reversed(batch.probes))
-            self._trim(self._probes)
+            self._trim_probes()
             for registration_id, older in batch.states.items():
                 self._states[registration_id] = {**older, **self._states.get(registration_id, {})}
 
@@ -121,22 +134,28 @@ class Backlog:
             self._taken = 0
             self._dropped += len(batch)
 
-    def forget(self, registration_id: str, columns: Collection[str], mark: int) -> None:
+    def forget(self, registration_id: str, columns: Collection[str], mark: Mark) -> None:
         """A registration was saved as it was at `mark`: older changes to these columns must not be written over it."""
         with self._lock:
             self._forget(registration_id, columns, mark)
 
-    def _forget(self, registration_id: str, columns: Collection[str], mark: int) -> None:
+    def _forget(self, registration_id: str, columns: Collection[str], mark: Mark) -> None:
         changes = self._states.get(registration_id, {})
         for column in columns:
-            if column in changes and changes[column][0] <= mark:
+            if column in changes and changes[column][0] <= mark.changes:
                 del changes[column]
         if not changes:
             self._states.pop(registration_id, None)
 
-    def _trim(self, queue: deque[Row] | deque[UsageRow]) -> None:
-        while len(queue) > self._limit:
-            queue.popleft()
+    def _trim_usage(self) -> None:
+        while len(self._usage) > self._limit:
+            self._usage.popleft()
+            self._usage_gone += 1
+            self._dropped += 1
+
+    def _trim_probes(self) -> None:
+        while len(self._probes) > self._limit:
+            self._probes.popleft()
             self._dropped += 1
 
 

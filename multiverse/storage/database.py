@@ -21,7 +21,7 @@ from multiverse.clock import Clock
 from multiverse.errors import StoreFailed
 from multiverse.storage.migrations import migrate, why_not_ours
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 OPEN_WAIT_SECONDS: Final = 10.0
 OPEN_TRY_SECONDS: Final = 0.25
@@ -154,7 +154,7 @@ def _connect(path: Path) -> Database:
         _refuse_foreign(database, path)
         database.enable_wal()
         if database.journal_mode != "wal":
-            logger.warning("the database cannot use a write-ahead log here (a network drive?); writes are slower")
+            LOG.warning("the database cannot use a write-ahead log here (a network drive?); writes are slower")
         connection.execute("PRAGMA foreign_keys = ON")
         with transaction(database, OPEN_TRY_SECONDS):
             # Again, under the lock: a newer gateway may have been faster.

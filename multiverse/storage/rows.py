@@ -13,7 +13,7 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 INTEGER_MAX: Final = 2**63 - 1
 INTEGER_MIN: Final = -(2**63)
@@ -131,38 +131,15 @@ def _is_plain_usage(values: tuple[Any, ...]) -> bool:
 
     Twice as fast as a look at each: what joins texts and what packs numbers refuses everything else.
     """
-    (
-        request_id,
-        started_at,
-        key_id,
-        key_name,
-        address,
-        route,
-        model_name,
-        outcome,
-        server_id,
-        owner_id,
-        owner_name,
-        status,
-        attempts,
-        queue_ms,
-        first_ms,
-        total_ms,
-        taken,
-        given,
-        stream,
-        estimated,
-    ) = values
-    server_id, owner_id = "" if server_id is None else server_id, "" if owner_id is None else owner_id
-    owner_name = "" if owner_name is None else owner_name
-    always = (request_id, started_at, key_id, key_name, address, route, model_name, outcome)
+    *texts, server, owner_id, owner, status, attempts, queued, first, whole, prompt, answer, stream, guessed = values
+    texts += "" if server is None else server, "" if owner_id is None else owner_id, "" if owner is None else owner
     try:
-        text = "".join((*always, server_id, owner_id, owner_name))
-        COUNTS.pack(status, attempts, 0 if taken is None else taken, 0 if given is None else given, stream, estimated)
+        text = "".join(texts)
+        COUNTS.pack(status, attempts, 0 if prompt is None else prompt, 0 if answer is None else answer, stream, guessed)
     except (TypeError, struct.error):
         return False
-    times_fit = first_ms is None or type(first_ms) is float
-    times_fit = times_fit and type(queue_ms) is float and (total_ms is None or type(total_ms) is float)
+    times_fit = type(queued) is float and (first is None or type(first) is float)
+    times_fit = times_fit and (whole is None or type(whole) is float)
     return times_fit and text.isascii() and len(text) <= OBSERVED_TEXT_MAX
 
 
@@ -218,7 +195,7 @@ def _list_from_disk(row: dict[str, Any], column: str) -> list[str]:
     if isinstance(words, list):
         return [str(word) for word in words]
     fields = {"registration_id": row["registration_id"], "column": column}
-    logger.warning("a list in a registration cannot be read and is ignored", extra={"fields": fields})
+    LOG.warning("a list in a registration cannot be read and is ignored", extra={"fields": fields})
     return []
 
 

@@ -16,18 +16,6 @@ PROBES_KEPT: Final = 100
 
 DELETE_SERVER: Final = "DELETE FROM servers WHERE registration_id = ?"
 
-# TOTAL, not SUM: a server that claims 2**63 tokens twice makes SUM raise "integer overflow", and /admin/stats with it.
-USAGE_TOTALS: Final = """
-    SELECT count(*) AS total,
-           count(*) FILTER (WHERE outcome = 'ok') AS ok,
-           count(*) FILTER (WHERE outcome = 'failed') AS failed,
-           count(*) FILTER (WHERE outcome = 'client_closed') AS client_closed,
-           count(*) FILTER (WHERE outcome = 'rejected') AS rejected,
-           CAST(total(prompt_tokens) AS INTEGER) AS prompt_tokens,
-           CAST(total(completion_tokens) AS INTEGER) AS completion_tokens
-      FROM usage
-"""
-
 # A minute is the first 16 characters of an ISO 8601 text in UTC; the index on started_at bounds what is read.
 USAGE_MINUTES: Final = """
     SELECT substr(started_at, 1, 16) AS minute,
@@ -41,6 +29,7 @@ USAGE_MINUTES: Final = """
 """
 
 # From the roll-ups: the dashboard asks again and again, and a day may have a hundred thousand requests.
+# TOTAL, not SUM, here and below: servers that claim 2**63 tokens twice make SUM raise "integer overflow".
 USAGE_OF_DAY: Final = """
     SELECT CAST(total(requests) AS INTEGER) AS total,
            CAST(total(failed + rejected) AS INTEGER) AS failed,

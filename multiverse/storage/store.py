@@ -31,7 +31,7 @@ from multiverse.storage.rows import (
 )
 from multiverse.storage.writer import Writer
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 LOCK_WAIT_SECONDS: Final = 5.0
 QUEUED_ROWS_MAX: Final = 100_000
@@ -93,7 +93,7 @@ class Store:
             raise
         except BaseException:
             # Cancelled: the thread may still be waiting for a lock, and closes when it has it.
-            executor.submit(self._writer.close, self._backlog.mark(), 0.0)
+            executor.submit(self._writer.close, 0.0)
             executor.shutdown(wait=False)
             raise
         self._executor = executor
@@ -106,7 +106,7 @@ class Store:
         if executor is None or flusher is None:
             return
         loop = asyncio.get_running_loop()
-        closed = loop.run_in_executor(executor, self._writer.close, self._backlog.mark(), self._lock_wait_seconds)
+        closed = loop.run_in_executor(executor, self._writer.close, self._lock_wait_seconds)
         executor.shutdown(wait=False)
         flusher.cancel()
         # Shielded: rows must reach the disk even if whoever closes us is out of patience.
@@ -136,22 +136,12 @@ class Store:
         mark, rows = self._backlog.mark(), max(limit, 0)
         return await self._answer(lambda _wait_seconds: self._writer.recent_probes(registration_id, rows, mark))
 
-    async def usage_rows(self, limit: int = 1000) -> list[dict[str, Any]]:
-        """Newest first."""
-        mark, rows = self._backlog.mark(), max(limit, 0)
-        return await self._answer(lambda _wait_seconds: self._writer.usage_rows(rows, mark))
-
-    async def usage_totals(self) -> dict[str, int]:
-        """Over the whole table: requests `total`, `ok`, `failed`, `client_closed`, `rejected`, and the sums
-        `prompt_tokens`, `completion_tokens`.
+    async def read(self, job: Callable[[Database], Answer], *, misses_nothing: bool = False) -> Answer:
+        """What `job` reads on the store's thread, with everything queued so far on disk before it, and no usage that is
+        queued later. What the disk refuses is left out; with `misses_nothing` that raises StoreFailed.
         """
         mark = self._backlog.mark()
-        return await self._answer(lambda _wait_seconds: self._writer.usage_totals(mark))
-
-    async def read(self, job: Callable[[Database], Answer]) -> Answer:
-        """What `job` reads on the store's thread, with everything queued so far on disk before it."""
-        mark = self._backlog.mark()
-        return await self._answer(lambda _wait_seconds: self._writer.read(job, mark))
+        return await self._answer(lambda _wait_seconds: self._writer.read(job, mark, misses_nothing=misses_nothing))
 
     async def write(self, job: Callable[[Database], Answer]) -> Answer:
         """Runs `job` on the store's thread in one transaction; durable when it returns, undone when `job` raises."""
@@ -235,7 +225,7 @@ class Store:
                 self._executor, lambda: job(max(give_up_at - self._clock.monotonic(), 0.0))
             )
         except sqlite3.Error as error:
-            logger.error("the database refused: %s", error, exc_info=True)
+            LOG.error("the database refused: %s", error, exc_info=True)
             raise _store_failed(error) from error
 
     async def _flush_regularly(self) -> None:

@@ -32,12 +32,13 @@ SUMS: Final = (
     "completion_tokens",
     "estimated_tokens",
 )
-# A name may change; the id does not, so it is what is grouped by.
-SHOWN: Final = {"key_name": "max(key_name) AS key_name"}
+# A name may change; the id does not, so it is what is grouped by. Shown is today's, of a key that was ever made here.
+NAME_NOW: Final = "(SELECT api_keys.name FROM api_keys WHERE api_keys.key_id = {key_id})"
+SHOWN: Final = {"key_name": f"coalesce({NAME_NOW.format(key_id='usage_daily.key_id')}, max(key_name)) AS key_name"}
 
-PEOPLE: Final = """
-    SELECT person, max(name) AS name, CAST(total(given) AS INTEGER) AS tokens_given,
-           CAST(total(taken) AS INTEGER) AS tokens_taken,
+PEOPLE: Final = f"""
+    SELECT person, coalesce({NAME_NOW.format(key_id="person")}, max(name)) AS name,
+           CAST(total(given) AS INTEGER) AS tokens_given, CAST(total(taken) AS INTEGER) AS tokens_taken,
            CAST(total(requests_given) AS INTEGER) AS requests_given,
            CAST(total(requests_taken) AS INTEGER) AS requests_taken
       FROM (SELECT giver AS person, giver_name AS name, prompt_tokens + completion_tokens AS given, 0 AS taken,
@@ -90,10 +91,12 @@ class UsageTable:
         return {row["key_id"]: row["tokens"] for row in rows}
 
     async def tokens_since(self, moment: str) -> dict[str, int]:
-        """Tokens of requests that began at `moment` (UTC, ISO 8601) or later, by `registration_id`."""
+        """Tokens of requests that began at `moment` (UTC, ISO 8601) or later and have ended by now, by
+        `registration_id`; all of these requests, and none that ends while this is being read.
+        """
         sql = "SELECT registration_id, CAST(total(prompt_tokens) + total(completion_tokens) AS INTEGER) AS tokens"
         sql += " FROM usage WHERE started_at >= ? AND registration_id IS NOT NULL GROUP BY registration_id"
-        rows = await self._store.read(lambda database: list(database.query(sql, [moment])))
+        rows = await self._store.read(lambda database: list(database.query(sql, [moment])), misses_nothing=True)
         return {row["registration_id"]: row["tokens"] for row in rows}
 
     async def forget_before(self, moment: str) -> int:

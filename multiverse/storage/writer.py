@@ -20,11 +20,11 @@ from sqlite_utils.db import Table
 from multiverse.clock import Clock
 from multiverse.histogram import Histogram
 from multiverse.storage import statements
-from multiverse.storage.backlog import Backlog, Batch, Row
+from multiverse.storage.backlog import Backlog, Batch, Mark, Row
 from multiverse.storage.database import close_database, open_database, rewrite_header, transaction, what_is_wrong
 from multiverse.storage.rows import server_from_disk
 
-logger = logging.getLogger(__name__)
+LOG = logging.getLogger(__name__)
 
 # The regular batch is tried again a second later, so it does not hold up a registration by waiting for a lock.
 BATCH_WAIT_SECONDS: Final = 0.25
@@ -60,21 +60,22 @@ class Writer:
         self._opened = open_database(self._path, self._clock)
         self._opened_file = self._file_on_disk()
 
-    def close(self, mark: int, wait_seconds: float) -> None:
+    def close(self, wait_seconds: float) -> None:
         """Writes what waits and closes; rows that cannot be written now are lost, and the log says how many."""
         if self._opened is None:
             return
-        self.try_to_write_backlog(mark, wait_seconds)
+        # All that waits by now: what ended while others were being written is not to be lost.
+        self.try_to_write_backlog(self._backlog.mark(), wait_seconds)
         if self._trouble is not None:
-            logger.error("the store closes with rows that it could not write", extra=self._fields())
+            LOG.error("the store closes with rows that it could not write", extra=self._fields())
         database, self._opened = self._opened, None
         try:
             close_database(database)
         except sqlite3.Error as error:
             # The log file stays beside the database, and the next start reads it.
-            logger.info("the write-ahead log was not emptied: %s", error)
+            LOG.info("the write-ahead log was not emptied: %s", error)
 
-    def write_backlog(self, mark: int, wait_seconds: float) -> None:
+    def write_backlog(self, mark: Mark, wait_seconds: float) -> None:
         """Everything that waits is on disk when this returns."""
         database = self._database
         while batch := self._backlog.take(BATCH_ROWS, mark):
@@ -94,7 +95,7 @@ class Writer:
             finally:
                 self.batch_seconds.note(self._clock.monotonic() - started)
 
-    def try_to_write_backlog(self, mark: int, wait_seconds: float = BATCH_WAIT_SECONDS) -> None:
+    def try_to_write_backlog(self, mark: Mark, wait_seconds: float = BATCH_WAIT_SECONDS) -> None:
         """As `write_backlog`; what the database refuses stays in the backlog, and `trouble` says why."""
         with contextlib.suppress(sqlite3.Error):  # noted and logged where it was raised
             self.write_backlog(mark, wait_seconds)
@@ -104,7 +105,7 @@ class Writer:
         """All rows of `servers`, oldest first."""
         return [server_from_disk(row) for row in self._table("servers").rows_where(order_by="rowid")]
 
-    def save_registration(self, row: Row, mark: int, wait_seconds: float) -> None:
+    def save_registration(self, row: Row, mark: Mark, wait_seconds: float) -> None:
         """Inserts, or updates the columns given."""
         registration_id = row["registration_id"]
         servers = self._table("servers")
@@ -121,7 +122,7 @@ class Writer:
             deleted = self._database.execute(statements.DELETE_SERVER, [registration_id]).rowcount
         return deleted > 0
 
-    def recent_probes(self, registration_id: str, limit: int, mark: int) -> list[Row]:
+    def recent_probes(self, registration_id: str, limit: int, mark: Mark) -> list[Row]:
         """Newest first, those that still wait included."""
         self.try_to_write_backlog(mark)
         rows = self._table("health_checks").rows_where(
@@ -129,20 +130,12 @@ class Writer:
         )
         return list(rows)
 
-    def usage_rows(self, limit: int, mark: int) -> list[Row]:
-        """Newest first, those that still wait included."""
-        self.try_to_write_backlog(mark)
-        return list(self._table("usage").rows_where(order_by="id desc", limit=limit))
-
-    def usage_totals(self, mark: int) -> dict[str, int]:
-        """Counts and sums over the whole table."""
-        self.try_to_write_backlog(mark)
-        (totals,) = self._database.query(statements.USAGE_TOTALS)
-        return totals
-
-    def read(self, job: Callable[[Database], Answer], mark: int) -> Answer:
-        """What `job` reads, with the rows that still wait."""
-        self.try_to_write_backlog(mark)
+    def read(self, job: Callable[[Database], Answer], mark: Mark, *, misses_nothing: bool) -> Answer:
+        """What `job` reads, with the rows that still wait, if they can be written; raises or does without."""
+        if misses_nothing:
+            self.write_backlog(mark, BATCH_WAIT_SECONDS)
+        else:
+            self.try_to_write_backlog(mark)
         return job(self._database)
 
     def write(self, job: Callable[[Database], Answer], wait_seconds: float) -> Answer:
@@ -150,7 +143,7 @@ class Writer:
         with transaction(self._database, wait_seconds):
             return job(self._database)
 
-    def select(self, sql: str, parameters: dict[str, object], mark: int) -> list[Row]:
+    def select(self, sql: str, parameters: dict[str, object], mark: Mark) -> list[Row]:
         """The rows of one of statements.py's queries, what still waits included."""
         self.try_to_write_backlog(mark)
         return list(self._database.query(sql, parameters))
@@ -160,7 +153,7 @@ class Writer:
         files = (self._path, self._path.with_name(f"{self._path.name}-wal"))
         return sum(os.stat(path).st_size for path in files if path.exists())
 
-    def check(self, mark: int, wait_seconds: float) -> str | None:
+    def check(self, mark: Mark, wait_seconds: float) -> str | None:
         """None if the database can be written now, else why not."""
         try:
             if self._file_on_disk() != self._opened_file:
@@ -195,24 +188,24 @@ class Writer:
 
     def _drop(self, batch: Batch) -> None:
         self._backlog.drop(batch)
-        logger.exception("rows were dropped: the database cannot hold them", extra={"fields": {"rows": len(batch)}})
+        LOG.exception("rows were dropped: the database cannot hold them", extra={"fields": {"rows": len(batch)}})
 
     def _note_trouble(self, error: sqlite3.Error) -> None:
         trouble = what_is_wrong(error)
         if trouble != self._trouble:
             self._trouble = trouble
-            logger.error("probes and usage cannot be stored now: %s", error, extra=self._fields())
+            LOG.error("probes and usage cannot be stored now: %s", error, extra=self._fields())
 
     def _note_recovery(self) -> None:
         if self._trouble is not None:
             self._trouble = None
-            logger.warning("probes and usage are stored again", extra=self._fields())
+            LOG.warning("probes and usage are stored again", extra=self._fields())
 
     def _log_dropped(self) -> None:
         dropped = self._backlog.dropped
         now = self._clock.monotonic()
         if dropped > self._dropped_logged and now - self._dropped_logged_at >= DROPPED_LOG_INTERVAL_SECONDS:
-            logger.error("too many rows wait for the database; the oldest were dropped", extra=self._fields())
+            LOG.error("too many rows wait for the database; the oldest were dropped", extra=self._fields())
             self._dropped_logged, self._dropped_logged_at = dropped, now
 
     def _fields(self) -> dict[str, Any]:

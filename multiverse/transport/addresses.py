@@ -24,7 +24,8 @@ FORBIDDEN_ADDRESS_MESSAGE = (
 # ASCII: without it IGNORECASE lets U+017F stand for "s".
 _URL = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/]*)(?P<path>/.*)?", re.IGNORECASE | re.ASCII | re.DOTALL)
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?P<port>:.*)?", re.DOTALL)
-_NEVER_IN_A_URL = re.compile(r"[\x00-\x20\x7f-\x9f\\\ud800-\udfff]|\s")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NEVER_IN_A_URL = re.compile(r"[ \\\ud800-\udfff]|\s")
 _PORT = re.compile(r":(?P<number>[0-9]{1,5})")
 # RFC 1123 §2.1 labels, plus the underscore that container networks put into names.
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -33,7 +34,6 @@ _MAX_HOST_LENGTH = 253
 _PATH = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
-_ROUTE = re.compile(r"/[!-~]*")
 # WHATWG URL §3.5 "ends in a number": resolvers read such a host as an IPv4 address in decimal, octal or hex.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 # IDNA 2003 (Python's codec) and what browsers do take these to different hosts: UTS 46 §4.1.2 "deviation characters".
@@ -112,16 +112,6 @@ class Endpoint:
         """The normal form, in which endpoints are shown and compared."""
         return f"{self.scheme}://{self.authority}{self.path}"
 
-    def join(self, route: str) -> str:
-        """The full URL of `route`, for example `/v1/models`.
-
-        Raises ValueError for a route that does not start with "/" or holds anything but visible ASCII: it becomes
-        part of a request line.
-        """
-        if not _ROUTE.fullmatch(route):
-            raise ValueError("a route starts with '/' and consists of visible ASCII characters")
-        return self.url + route
-
 
 def parse_endpoint(text: str) -> Endpoint:
     """The endpoint that a pasted `endpoint_url` means, with or without a trailing `/`, `/v1` or `/v1/`.
@@ -129,10 +119,10 @@ def parse_endpoint(text: str) -> Endpoint:
     Raises InvalidRequest (`param` is `endpoint_url`) with a message that tells what to write instead; never anything
     else, whatever the text. An address that is well written but forbidden is the business of AddressPolicy.
     """
-    url = text.strip()
+    url = text.strip()  # Spaces come along when an address is pasted; what nobody sees never gets in, at no end of it.
     if len(url) > MAX_URL_LENGTH:
         raise _refusal(f"must not be longer than {MAX_URL_LENGTH} characters")
-    if _NEVER_IN_A_URL.search(url):
+    if _CONTROL_CHARACTER.search(text) or _NEVER_IN_A_URL.search(url):
         raise _refusal("must not contain spaces, control characters or backslashes; paste the bare address")
     parts = _URL.fullmatch(url)
     if parts is None:

@@ -12,10 +12,11 @@ import ssl
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, cast
 
-from multiverse.transport.alarm import Alarm
+from multiverse.alarm import Alarm
+from multiverse.transport.absence import tells_absence
 from multiverse.transport.answers import AnswerReader
 from multiverse.transport.decoding import ContentDecoder, decoder_for
-from multiverse.transport.failures import BadAnswer, Disconnected, TransportError
+from multiverse.transport.failures import BadAnswer, Disconnected, MachineGone, TransportError
 
 if TYPE_CHECKING:
     from multiverse.transport.exchange import Exchange
@@ -92,7 +93,7 @@ class Connection(asyncio.Protocol):
         self._pool.forget(self)
         self._reader.close()
         if self.exchange is not None and not self._reader.complete:
-            self._end_badly(self.exchange, Disconnected())
+            self._end_badly(self.exchange, MachineGone() if tells_absence(error) else Disconnected())
         if self.exchange is None:
             self.alarm.stop()  # Else its caller holds back what has come: the limits of an exchange hold to its end.
 
@@ -250,7 +251,7 @@ class Connection(asyncio.Protocol):
         self._decoder = None
         self._head_delivered = False
         self._end_after_hold = None
-        self.exchange = self.alarm.exchange = exchange
+        self.exchange, self.alarm.action = exchange, exchange.look_at_deadlines
         if payload is None:
             transport.write(head)
         elif len(payload) <= SMALL_BODY_BYTES:
@@ -301,7 +302,7 @@ class Connection(asyncio.Protocol):
         self._pool.keep(self, at_most_seconds=reader.head.keep_alive_seconds)
 
     def _detach(self) -> None:
-        self.exchange = self.alarm.exchange = None
+        self.exchange = self.alarm.action = None
         if self._hold is not None:
             self._drop_hold(self._hold)
         if self._discard_timer is not None:

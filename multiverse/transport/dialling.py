@@ -7,12 +7,14 @@ and use (DNS rebinding) gains nothing. Timeouts live with the exchange that wait
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
+from multiverse.transport.absence import notice_absence
 from multiverse.transport.addresses import AddressPolicy, Endpoint, ForbiddenAddress
 from multiverse.transport.failures import AddressRefused, ConnectFailed, TLSFailed
 from multiverse.transport.resolving import Lookup, Resolver
@@ -39,6 +41,7 @@ class Dialler:
     """Opens connections to endpoints the policy permits.
 
     `tls_context` defaults to the system's trust store; `lookup` answers like `socket.getaddrinfo`, in a thread.
+    Connections end when the other machine has acknowledged nothing for `absence_seconds`; 0 = as the system has it.
     """
 
     def __init__(
@@ -47,9 +50,11 @@ class Dialler:
         *,
         tls_context: ssl.SSLContext | None = None,
         lookup: Lookup = socket.getaddrinfo,
+        absence_seconds: float = 0.0,
     ) -> None:
         self._policy = policy
         self._tls_context = tls_context
+        self._absence_seconds = absence_seconds
         self._resolver = Resolver(lookup)
 
     async def dial(
@@ -94,9 +99,17 @@ class Dialler:
         self, endpoint: Endpoint, address: str, limit_seconds: float | None, protocol_factory: Callable[[], ProtocolT]
     ) -> tuple[asyncio.Transport, ProtocolT]:
         if endpoint.scheme == "https":
-            inlet, _ = await _connect(address, endpoint.port, limit_seconds, asyncio.Protocol)
+            inlet, _ = await self._connect(address, endpoint.port, limit_seconds, asyncio.Protocol)
             return inlet, await self._secure(inlet, endpoint.host, protocol_factory())
-        return await _connect(address, endpoint.port, limit_seconds, protocol_factory)
+        return await self._connect(address, endpoint.port, limit_seconds, protocol_factory)
+
+    async def _connect(
+        self, address: str, port: int, limit_seconds: float | None, protocol_factory: Callable[[], ProtocolT]
+    ) -> tuple[asyncio.Transport, ProtocolT]:
+        transport, protocol = await _connect(address, port, limit_seconds, protocol_factory)
+        with contextlib.suppress(OSError):  # It is broken already, as its protocol is told in a moment.
+            notice_absence(transport.get_extra_info("socket"), self._absence_seconds)
+        return transport, protocol
 
     async def _secure(self, inlet: asyncio.Transport, host: str, protocol: ProtocolT) -> ProtocolT:
         """TLS on top of an open TCP connection, which is closed when that fails."""

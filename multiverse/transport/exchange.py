@@ -10,7 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from multiverse.transport.alarm import Alarm
+from multiverse.alarm import Alarm
 from multiverse.transport.answers import STATUSES_WITHOUT_BODY
 from multiverse.transport.connection import Connection
 from multiverse.transport.failures import (
@@ -81,7 +81,7 @@ class Exchange(asyncio.Future[Any]):
     def wait_for_dial(self, dialling: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `dialling`, which ends in `use()` or `fail()`, for as long as this exchange wants a connection."""
         self.dial = self.loop.create_task(dialling)
-        self._dial_alarm = Alarm(self.loop, self)
+        self._dial_alarm = Alarm(self.loop, self.look_at_deadlines)
         self._set(self._dial_alarm)
         return self.dial
 

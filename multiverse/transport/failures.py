@@ -1,6 +1,7 @@
 """What can go wrong between the gateway and a server, as exceptions of ours.
 
-Sockets, TLS, DNS and the HTTP parser each have their own errors; `transport/http.py` maps all of them to these.
+Sockets, TLS, DNS and the HTTP parser each have errors of their own; whoever calls them makes these of theirs, so that
+none of them leaves the room.
 `reason` is a sentence for the server's owner: it says what was seen, and never carries an address or a key.
 """
 
@@ -53,6 +54,12 @@ class Disconnected(TransportError):
     """The server closed or reset the connection before the answer was whole."""
 
     default_reason = "the server closed the connection before its answer was complete"
+
+
+class MachineGone(Disconnected):
+    """The server's machine has acknowledged nothing for too long, or the way to it is gone (see absence.py)."""
+
+    default_reason = "the server's machine does not answer any more; is it asleep, or out of the network?"
 
 
 class BadAnswer(TransportError):

@@ -18,9 +18,8 @@ A connection belongs to one exchange at a time. It goes back to the pool only af
 bytes were written is never written again. In BODY, an awaitable from `streaming_callback` holds reading back; the end
 of the answer waits for it, too.
 
-The parts: `exchange.py` (the future and its deadlines), `alarm.py` (their timer), `connection.py` (flow), `answers.py`
-(parsing), `decoding.py`, `pool.py`, `dialling.py` with `resolving.py` and `addresses.py`, `plain.py` (Tornado's own
-requests).
+The parts: `exchange.py` (the future and its deadlines), `connection.py` (flow), `answers.py` (parsing), `decoding.py`,
+`pool.py`, `dialling.py` with `resolving.py` and `addresses.py`, `plain.py` (Tornado's own requests).
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from functools import cached_property, lru_cache
+from dataclasses import KW_ONLY, dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TARGET = re.compile(r"[/*][!-~]*")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _WRITTEN_BY_THE_CLIENT = frozenset({"host", "content-length", "transfer-encoding"})
-_METHODS_WITH_A_BODY = frozenset({"POST", "PUT", "PATCH"})
+METHODS_WITH_A_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class ResponseHead:
@@ -57,8 +58,11 @@ class ResponseHead:
         return float(seconds) - 1.0 if seconds.isascii() and seconds.isdigit() else math.inf
 
 
+@dataclass(eq=False, slots=True)
 class RequestForm:
     """What the requests of one kind to one server have in common: make it once, and ask with it often.
+
+    Raises ValueError where a value would start a new header line, or is no HTTP for another reason.
 
     `header_items` are sent as given, after `Host`. `host` replaces the endpoint's own name there. All timeouts are
     seconds, None = no limit: `connect_timeout` (name, TCP, TLS), `first_byte_timeout` (from sent to response head),
@@ -67,49 +71,36 @@ class RequestForm:
     `decompress` is false. `wants_response` is false where nobody looks at the `ServerResponse`.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        target: str,
-        *,
-        method: str = "GET",
-        header_items: Sequence[tuple[str, str]] = (),
-        connect_timeout: float | None = None,
-        first_byte_timeout: float | None = None,
-        content_timeout: float | None = None,
-        idle_timeout: float | None = None,
-        request_timeout: float | None = None,
-        max_body_size: int | None = None,
-        host: str | None = None,
-        decompress: bool = True,
-        wants_response: bool = True,
-    ) -> None:
-        self.endpoint = endpoint
+    endpoint: Endpoint
+    target: str
+    _: KW_ONLY
+    method: str = "GET"
+    header_items: Sequence[tuple[str, str]] = ()
+    connect_timeout: float | None = None
+    first_byte_timeout: float | None = None
+    content_timeout: float | None = None
+    idle_timeout: float | None = None
+    request_timeout: float | None = None
+    max_body_size: float = math.inf
+    host: str | None = None
+    decompress: bool = True
+    wants_response: bool = True
+    beginning: bytes = field(init=False)
+    pool_key: tuple[str, str, int] = field(init=False)
+    shortest_timeout: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        endpoint = self.endpoint
+        self.beginning = self._beginning()
         self.pool_key = endpoint.scheme, endpoint.host, endpoint.port
-        self.target = target
-        self.method = method
-        self.header_items = header_items
-        self.connect_timeout = connect_timeout
-        self.first_byte_timeout = first_byte_timeout
-        self.content_timeout = content_timeout
-        self.idle_timeout = idle_timeout
-        self.request_timeout = request_timeout
-        limits = first_byte_timeout, content_timeout, idle_timeout, request_timeout
+        limits = self.first_byte_timeout, self.content_timeout, self.idle_timeout, self.request_timeout
         self.shortest_timeout = min((limit for limit in limits if limit is not None), default=math.inf)
-        self.max_body_size = math.inf if max_body_size is None else max_body_size
-        self.host = host or endpoint.authority
-        self.decompress = decompress
-        self.wants_response = wants_response
 
-    @cached_property
-    def beginning(self) -> bytes:
-        """The request line and the common headers, as sent.
-
-        Raises ValueError where a value would start a new header line, or is no HTTP for another reason.
-        """
+    def _beginning(self) -> bytes:
+        """The request line and the common headers, as sent."""
         if not _TOKEN.fullmatch(self.method) or not _TARGET.fullmatch(self.target):
             raise ValueError("the method must be a token, the target '/' and visible ASCII characters")
-        lines = f"{self.method} {self.target} HTTP/1.1\r\nHost: {_checked(self.host)}\r\n"
+        lines = f"{self.method} {self.target} HTTP/1.1\r\nHost: {_checked(self.host or self.endpoint.authority)}\r\n"
         return lines.encode("latin-1") + _header_lines(self.header_items)
 
 
@@ -179,10 +170,10 @@ class ServerRequest(HTTPRequest):
         raise AttributeError("a ServerRequest is made with its headers")
 
     def head(self) -> bytes:
-        """The request line and headers, as sent. Raises ValueError as `RequestForm.beginning` does."""
+        """The request line and headers, as sent. Raises ValueError as `RequestForm` does."""
         form, payload = self.form, self.payload
         own_lines = _header_lines(self.own_items)
-        if payload is None and form.method not in _METHODS_WITH_A_BODY:
+        if payload is None and form.method not in METHODS_WITH_A_BODY:
             return form.beginning + own_lines + b"\r\n"
         # RFC 9110 §8.6: say so even when it is empty.
         return b"%b%bContent-Length: %d\r\n\r\n" % (form.beginning, own_lines, len(payload or b""))

@@ -15,11 +15,10 @@ from tornado.httputil import HTTPHeaders
 
 from multiverse.errors import InvalidRequest
 from multiverse.transport.addresses import Endpoint, parse_endpoint
-from multiverse.transport.messages import RequestForm, ResponseHead, ServerRequest
+from multiverse.transport.messages import METHODS_WITH_A_BODY, RequestForm, ResponseHead, ServerRequest
 
 MAX_BODY_BYTES = 104857600  # simple_httpclient's own limit.
 METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "PATCH", "PUT", "OPTIONS"})
-METHODS_WITH_A_BODY = frozenset({"POST", "PATCH", "PUT"})
 UNSUPPORTED = (
     *("body_producer", "network_interface", "proxy_host", "proxy_port", "proxy_username", "prepare_curl_callback"),
     *("ca_certs", "client_key", "client_cert", "ssl_options"),

@@ -1,6 +1,6 @@
 """make_app(gateway), and run(config): the life of the process from its settings to its exit code.
 
-Start: store, registry, port, then the first sweep. End: refuse, drain, close in the mirror of it (contract §6).
+Start: store, registry, port, then the first sweep. End: refuse, drain, close in the mirror of it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from multiverse.errors import StoreFailed
 from multiverse.gateway import Gateway
 from multiverse.logs import Logs, open_logs
 from multiverse.people.keys import ADMIN, Caller
+from multiverse.transport.absence import notice_absence
 from multiverse.web.dispatch import GatewayApplication
 from multiverse.web.feed import Feed
 from multiverse.web.front.door import ClientLimits, FrontDoor
+from multiverse.web.front.heads import MAX_HEAD_BYTES
 from multiverse.web.handlers.admin import counts_document, server_document
 from multiverse.web.handlers.api_docs import ApiDocs
 from multiverse.web.handlers.base import NotFoundHandler
-from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
+from multiverse.web.http_server import GatewayHTTPServer
 from multiverse.web.look import Look
 from multiverse.web.openapi import document_bytes
 from multiverse.web.route import Route
@@ -139,6 +141,12 @@ def _bind(config: Config) -> list[socket.socket]:
         raise _CannotListen(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}") from error
 
 
+def _clients_absence_seconds(config: Config) -> float:
+    """Longer than a client may stop reading, which the kernel cannot tell from being gone."""
+    seconds = config.tcp_user_timeout_seconds
+    return max(seconds, config.client_write_timeout_seconds + 1) if seconds else 0
+
+
 def _on_signal(number: signal.Signals, action: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
 
@@ -163,6 +171,8 @@ async def _serve(config: Config, logs: Logs, service_manager: ServiceManager) ->
     _on_signal(signal.SIGINT, lambda: hurry.set() if stop.is_set() else stop.set())
     entries = read_servers_file(config.servers_file) if config.servers_file else []
     sockets = _bind(config)
+    for listener in sockets:
+        notice_absence(listener, _clients_absence_seconds(config))
     try:
         async with Gateway(config, on_secret=logs.redact, log_memory=logs.memory) as gateway:
             server = make_server(gateway)

@@ -1,7 +1,8 @@
-"""Tornado's HTTP server with the manners it lacks; routes and handlers are not its business.
+"""Tornado's HTTP server with the manners it lacks, for `HTTP_SERVER=tornado`; handlers are not its business.
 
 Malformed requests are answered in OpenAI's shape, not with a bare 400. An answer that comes before the end of a body is
 not lost: the rest is read and dropped for a moment. An idle connection may be silent for longer than a head may take.
+Limits that clients see are those of the front door.
 """
 
 from __future__ import annotations
@@ -18,21 +19,18 @@ from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, 
 from tornado.httpserver import HTTPServer, _HTTPRequestContext
 from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
+from multiverse.web.front.connection import IDLE_SECONDS, LINGER_SECONDS
+from multiverse.web.front.exchange import SMALL_BODY_BYTES
+from multiverse.web.front.heads import MAX_HEAD_BYTES
 from multiverse.web.malformed import log_malformed, malformed_answer
 
 LOG = logging.getLogger(__name__)
 
 END_OF_HEAD = rb"\r?\n\r?\n"
-MAX_HEAD_BYTES = 65_536
 # A head over its limit is still read, up to here, so that it can be answered; beyond, the connection is just closed.
 MOST_READ_BYTES = 4 * MAX_HEAD_BYTES
-LINGER_SECONDS = 2.0
-# Load balancers keep connections for 60 s and should be the ones who close: else they send into a closing connection.
-IDLE_SECONDS = 75.0
 IDLE_LOOKS_SECONDS = 0.02
 DISCARD_BYTES = 65_536
-# The rest of a refused body up to this size is awaited, so that the connection can be used again.
-SMALL_BODY_BYTES = 65_536
 
 
 class RequestConnection(HTTP1Connection):

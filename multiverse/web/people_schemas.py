@@ -19,16 +19,21 @@ from multiverse.errors import InvalidRequest
 from multiverse.people.keys import ROLES, STUDENT
 from multiverse.people.usage import OUTCOMES
 from multiverse.storage.usage_table import GROUPS
-from multiverse.web.schemas import Email, Line, ModelNames, PositiveInteger, QueryInteger, load
+from multiverse.web.schemas import ModelNames, PositiveInteger, QueryInteger, load
 from multiverse.web.strict_fields import StrictBoolean
+from multiverse.web.text_fields import Email, Line
 
 MOST_USES, MOST_ROSTER_ROWS, LONGEST_ROSTER, HEAVIEST = 10_000, 2000, 1_000_000, 100
 LONGEST_LIFETIME_MINUTES = 60 * 24 * 366
 LONGEST_MOOD_MINUTES = 60
 # OWASP, CSV injection: the last four are what keyboards for Chinese and Japanese write, and spreadsheets take as well.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# Not `time.max`, which comes out as the next day when it is far enough away for floating point to round.
+LAST_OF_DAY = time(23, 59, 59, 999_500)
 QUOTED = re.compile(r'"[^"]*"')
 DELIMITERS = ",;\t"
+LINE_END = re.compile(r"\r\n?")  # A CR alone ends a line in what Excel calls a CSV for the Macintosh.
+NAMES_OF_EMAIL = re.compile(r"^(?:e-?)?mail(?:[ -]?address)?$")
 KEY_ROLES = validate.OneOf(ROLES)
 CLAIMED_ROLES = validate.OneOf([role for role in ROLES if role != "admin"])
 
@@ -38,7 +43,7 @@ class Moment(fields.Field[str]):
 
     def __init__(self, *, from_start: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._of_day = time.min if from_start else time.max
+        self._of_day = time.min if from_start else LAST_OF_DAY
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         needs = "must be a date or a time with its zone, such as 2027-06-30 or 2027-06-30T18:00:00Z"
@@ -201,33 +206,38 @@ PERSON_SCHEMA = PersonSchema()
 
 
 def read_roster(text: str) -> list[dict[str, Any]]:
-    """Name and e-mail of each line of a CSV file; a first line that says `name` tells the order of the columns.
+    """Name and e-mail of each line of a CSV file; a first line that says `name` tells the columns, in any order, of
+    which others are passed over.
 
     Cells are divided as in the first line: by commas, by semicolons (as spreadsheets in half of Europe write), by tabs.
 
     Raises InvalidRequest that names the line at fault; nobody shall get a key before the whole file is good.
     """
     numbered: list[tuple[int, list[str]]] = []
-    text = text.lstrip("\ufeff")
+    text = LINE_END.sub("\n", text.lstrip("\ufeff"))
     try:
-        for number, row in enumerate(csv.reader(io.StringIO(text), delimiter=_delimiter(text), strict=True), 1):
+        reader, line = csv.reader(io.StringIO(text), delimiter=_delimiter(text), strict=True), 1
+        for row in reader:
             cells = [cell.strip() for cell in row]
             if any(cells):
-                numbered.append((number, cells))
+                numbered.append((line, cells))
+            line = reader.line_num + 1  # A cell may go over several.
             if len(numbered) > MOST_ROSTER_ROWS + 1:
                 break  # Too many already: the rest would only hold up the loop.
     except csv.Error as error:
         raise InvalidRequest(f"The roster is not CSV: {error}.", param="csv") from error
     columns = ["name", "email"]
-    if numbered and "name" in [cell.lower() for cell in numbered[0][1]]:
-        columns = [cell.lower() for cell in numbered.pop(0)[1]]
+    head = [NAMES_OF_EMAIL.sub("email", cell.lower()) for cell in numbered[0][1]] if numbered else []
+    if "name" in head:
+        columns = head
+        del numbered[0]
     if not 1 <= len(numbered) <= MOST_ROSTER_ROWS:
         raise InvalidRequest(f"The roster must have 1 to {MOST_ROSTER_ROWS} people.", param="csv")
     return [_read_person(number, dict(zip(columns, row, strict=False))) for number, row in numbered]
 
 
 def _delimiter(text: str) -> str:
-    first_line = QUOTED.sub("", text.lstrip("\r\n").partition("\n")[0])
+    first_line = QUOTED.sub("", text.lstrip("\n").partition("\n")[0])
     return max(DELIMITERS, key=first_line.count)  # The comma where there is none of them.
 
 

@@ -1,4 +1,4 @@
-"""What may come in and what goes out, in marshmallow: the only module that knows the library.
+"""What may come in, and the record of a server that goes out, in marshmallow; other schemas build on these fields.
 
 Types are strict: `"yes"` is no boolean and `true` no number. `load()` maps every complaint to `InvalidRequest` with the
 field's name in `param`.
@@ -6,7 +6,6 @@ field's name in `param`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
@@ -19,6 +18,19 @@ from multiverse.errors import InvalidRequest
 from multiverse.proxy.call import BodyHead
 from multiverse.web.strict_fields import MAX_NUMBER, PositiveInteger, StrictBoolean
 from multiverse.web.terms_schema import TermsSchema, limits_of_terms
+from multiverse.web.text_fields import (
+    MAX_TAG_LENGTH,
+    MAX_TAGS,
+    MODEL_NAME,
+    MODEL_NAME_HINT,
+    UNSEEN,
+    Email,
+    Line,
+    ModelName,
+    Paragraph,
+    ServerKey,
+    Tags,
+)
 
 __all__ = [
     "CallSchema",
@@ -39,85 +51,7 @@ __all__ = [
     "load_call",
 ]
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9._\-:/@+]{1,200}")
-# And those that nobody sees: with them a name could look like somebody else's or like none, or turn the text around it.
-# What Persian and emoji are written with, the joiners U+200C and U+200D and tags, stays where a letter of theirs can be
-# before it; fillers of Hangul, the empty pattern of Braille and the like do not.
-CONTROL_CHARACTERS = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e"
-    r"\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff]"
-    r"|(?<![^\x00-\x7f])[\u200c\u200d\U000e0020-\U000e007f]"
-)
-CONTROL_CHARACTERS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-PRINTABLE_ASCII = re.compile(r"[!-~]{1,500}")
-MAX_TAGS, MAX_TAG_LENGTH = 20, 50
 MAX_MODEL_NAMES = 200
-
-
-class Line(fields.String):
-    """One line of text without control characters; surrounding space is dropped, nothing left counts as null."""
-
-    def __init__(self, *, longest: int, allowed: re.Pattern[str] | None = None, hint: str = "", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.longest = longest
-        self.allowed = allowed
-        self._hint = hint
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, str):
-            raise ValidationError("must be a string")
-        text = value.strip()
-        if not text and self.allow_none:
-            return None
-        if self.allowed is not None and not self.allowed.fullmatch(text):
-            raise ValidationError(self._hint)
-        if len(text) > self.longest or CONTROL_CHARACTERS.search(text):
-            raise ValidationError(f"must be at most {self.longest} characters, all of them visible, on one line")
-        return text
-
-
-class Paragraph(fields.String):
-    """Text that may have line breaks."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, str):
-            raise ValidationError("must be a string")
-        if len(value) > 2000 or CONTROL_CHARACTERS_BUT_BREAKS.search(value):
-            raise ValidationError("must be at most 2000 characters, without control characters")
-        return value.strip() or None
-
-
-class ServerKey(Line):
-    """The key that a server asks for."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        hint = "must be 1 to 500 printable ASCII characters without spaces"
-        super().__init__(longest=500, allowed=PRINTABLE_ASCII, hint=hint, **kwargs)
-
-
-class Email(Line):
-    """An e-mail address."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        text = super()._deserialize(value, attr, data, **kwargs)
-        return text if text is None else validate.Email(error="must be an e-mail address")(text)
-
-
-class Tags(fields.Field[tuple[str, ...]]):
-    """A list of words, or one string with commas between them; doubles are dropped."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
-        words = value.split(",") if isinstance(value, str) else value
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise ValidationError("must be a list of strings, or one string with commas")
-        tags = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
-        too_long = any(len(tag) > MAX_TAG_LENGTH or CONTROL_CHARACTERS.search(tag) for tag in tags)
-        if len(tags) > MAX_TAGS or too_long:
-            raise ValidationError(f"must be at most {MAX_TAGS} tags of at most {MAX_TAG_LENGTH} characters")
-        return tags
-
-
-MODEL_NAME_HINT = "must be 1 to 200 characters out of letters, digits and . _ - : / @ +"
 
 
 class UpdateSchema(TermsSchema):
@@ -126,7 +60,7 @@ class UpdateSchema(TermsSchema):
     class Meta:
         unknown = RAISE
 
-    model_name = Line(longest=200, allowed=MODEL_NAME, hint=MODEL_NAME_HINT)
+    model_name = ModelName()
     endpoint_url = fields.String()
     served_model_name = Line(longest=500, allow_none=True)
     api_key = ServerKey(allow_none=True, load_only=True)
@@ -142,7 +76,7 @@ class UpdateSchema(TermsSchema):
 class RegisterSchema(UpdateSchema):
     """A registration: `model_name` and `endpoint_url`, the rest as one likes."""
 
-    model_name = Line(longest=200, allowed=MODEL_NAME, hint=MODEL_NAME_HINT, required=True)
+    model_name = ModelName(required=True)
     endpoint_url = fields.String(required=True)
 
 
@@ -200,9 +134,11 @@ class QueryInteger(fields.Integer):
         return int(value)
 
 
+# All fields of the record but its lists.
 SORT_FIELDS = (
-    "registration_id model_name served_model_name endpoint_url owner_name owner_email health_status availability "
-    "consecutive_failures response_time_ms in_flight context_length max_concurrency slots tokens_today last_checked_at "
+    "registration_id model_name served_model_name endpoint_url owner_name owner_email description context_length "
+    "max_concurrency offered_to reserve_slot paused quiet_hours time_zone daily_token_cap has_api_key health_status "
+    "availability reason consecutive_failures response_time_ms slots in_flight tokens_today last_checked_at "
     "last_successful_request_at created_at updated_at"
 ).split()
 
@@ -339,7 +275,7 @@ def _invalid_request(schema: Schema, error: ValidationError) -> InvalidRequest:
     complaint = messages[name]
     while isinstance(complaint, (list, dict)):
         complaint = complaint[0] if isinstance(complaint, list) else next(iter(complaint.values()))
-    shown = CONTROL_CHARACTERS.sub("?", str(name))[:100]
+    shown = UNSEEN.sub("?", str(name))[:100]
     if name not in schema.fields:
         known = ", ".join(f"`{field}`" for field in schema.fields)
         return InvalidRequest(f"Unknown field `{shown}`. Known are {known}.", param=shown)

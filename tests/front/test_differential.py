@@ -24,8 +24,9 @@ from tornado.httpserver import HTTPServer
 
 from multiverse.web.dispatch import GatewayApplication
 from multiverse.web.front.door import ClientLimits, FrontDoor
+from multiverse.web.front.heads import MAX_HEAD_BYTES
 from multiverse.web.handlers.staged import StagedHandler
-from multiverse.web.http_server import MAX_HEAD_BYTES, GatewayHTTPServer
+from multiverse.web.http_server import GatewayHTTPServer
 from multiverse.web.route import Route
 from tests.front.talking import Talk, talk
 

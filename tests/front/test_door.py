@@ -16,8 +16,7 @@ from tornado.httputil import HTTPServerRequest
 
 from tests.front.conftest import TIMER_SECONDS, OpenDoor
 from tests.front.talking import talk
-from tests.transport.asking import soon
-from tests.waiting import eventually
+from tests.waiting import soon
 
 HOST = b"Host: gateway.test\r\n"
 LARGE = 3_000_000
@@ -151,7 +150,7 @@ async def test_who_stops_reading_and_closes_its_side_is_let_go(open_door: OpenDo
         client.send(b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n")
         await asyncio.sleep(0.1)
         client.writer.write_eof()
-        await gone(lambda: not door.connections)
+        await soon(lambda: not door.connections, "it is gone")
 
 
 async def test_a_request_is_freed_with_its_answer(open_door: OpenDoor) -> None:
@@ -271,7 +270,7 @@ async def test_the_last_answer_may_be_read_slowly_but_not_never(open_door: OpenD
             await asyncio.sleep(TIMER_SECONDS * 2.5 / (Whole.size / 65_536))
         assert received > Whole.size
         assert time.monotonic() - started_at > TIMER_SECONDS * 1.5
-        await gone(lambda: not door.connections)
+        await soon(lambda: not door.connections, "it is gone")
 
 
 class Whole(tornado.web.RequestHandler):
@@ -281,11 +280,6 @@ class Whole(tornado.web.RequestHandler):
 
     def get(self) -> None:
         self.write(b"x" * self.size)
-
-
-async def gone(condition: object) -> None:
-    """Wait for `condition` without holding up the loop."""
-    await asyncio.to_thread(eventually, condition, "it is gone", 3.0)
 
 
 @pytest.mark.parametrize("ahead", [0, 100_000], ids=["waiting", "held back"])
@@ -299,8 +293,8 @@ async def test_who_leaves_is_reported(open_door: OpenDoor, how: str, ahead: int)
             client.writer.transport.abort()
         else:
             client.writer.write_eof()
-        await gone(lambda: Left.left)
-        await gone(lambda: not door.connections)
+        await soon(lambda: Left.left, "it is reported")
+        await soon(lambda: not door.connections, "it is gone")
 
 
 async def test_a_half_closed_connection_gets_the_answers_that_are_ready(open_door: OpenDoor) -> None:

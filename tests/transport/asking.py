@@ -1,4 +1,4 @@
-"""How the transport's tests ask: requests to a peer, what came of them, and waiting inside a loop.
+"""How the transport's tests ask: requests to a peer, and what came of them.
 
 Answers are written with tests/wire.py and played by tests/peers.py; every request here is a POST, so that it meets the
 peer's inference script.
@@ -6,21 +6,15 @@ peer's inference script.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from multiverse.transport.addresses import parse_endpoint
 from multiverse.transport.http import Exchange, StreamingHTTPClient
 from multiverse.transport.messages import RequestForm, ServerRequest, ServerResponse
 from tests.peers import ScriptedPeer
 
-Value = TypeVar("Value")
-
-POLL_SECONDS = 0.002
 OF_ONE_REQUEST = ("own_items", "body", "response_callback", "streaming_callback")
 
 
@@ -44,15 +38,6 @@ async def ask(client: StreamingHTTPClient, peer: ScriptedPeer | str, **settings:
     return cast(ServerResponse, await begin(client, peer, **settings))
 
 
-async def soon(question: Callable[[], Value], promise: str, within_seconds: float = 2.0) -> Value:
-    """Ask until the answer is true and return it, while the loop goes on; AssertionError if it stays false."""
-    give_up_at = time.monotonic() + within_seconds
-    while not (value := question()):
-        assert time.monotonic() < give_up_at, f"{promise}: not within {within_seconds} s (last seen: {value!r})"
-        await asyncio.sleep(POLL_SECONDS)
-    return value
-
-
 def open_sockets() -> int:
     """How many sockets this process has open, the peers' included."""
     count = 0
@@ -60,15 +45,3 @@ def open_sockets() -> int:
         with contextlib.suppress(OSError):
             count += os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket:")
     return count
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds until now."""
-        return time.monotonic() - self._started

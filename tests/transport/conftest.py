@@ -22,7 +22,7 @@ from tests import wire
 from tests.conftest import StartPeer
 from tests.operations import Script
 from tests.peers import ScriptedPeer
-from tests.transport.asking import soon
+from tests.waiting import soon
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,

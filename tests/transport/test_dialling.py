@@ -17,8 +17,9 @@ from multiverse.transport.failures import AddressRefused, ConnectFailed, Connect
 from multiverse.transport.http import StreamingHTTPClient
 from multiverse.transport.messages import RequestForm, ServerRequest
 from tests.peers import ScriptedPeer
-from tests.transport.asking import Stopwatch, ask, begin, open_sockets, soon
+from tests.transport.asking import ask, begin, open_sockets
 from tests.transport.conftest import MakeClient
+from tests.waiting import Stopwatch, soon
 
 OPEN = AddressPolicy(allow_private=True)
 PUBLIC_ONLY = AddressPolicy(allow_private=False)
@@ -77,7 +78,7 @@ async def test_the_next_address_is_tried(make_client: MakeClient, peer: Scripted
     watch = Stopwatch()
     response = await ask(client, f"http://laptop.test:{peer.port}", connect_timeout=5.0)
     assert response.body == b"ok"
-    assert watch.seconds < dialling.FIRST_ADDRESS_SECONDS + 0.5
+    assert watch.own_seconds < dialling.FIRST_ADDRESS_SECONDS + 2.0
     assert len(peer.requests) == 1, "and nothing is sent twice"
 
 
@@ -95,7 +96,7 @@ async def test_an_address_that_swallows_packets_leaves_time_for_the_next(
         client = client_with(make_client, lambda *_name, **_settings: found("127.0.0.2", "127.0.0.1"))
         watch = Stopwatch()
         assert (await ask(client, f"http://laptop.test:{peer.port}", connect_timeout=2.0)).body == b"ok"
-        assert 0.19 < watch.seconds < 0.5
+        assert 0.19 < watch.seconds < 1.5, "and not after the 2 s for all of them"
         client = client_with(make_client, lambda *_name, **_settings: found("127.0.0.2", "127.0.0.2"))
         with pytest.raises(ConnectTimeout):
             await ask(client, f"http://laptop.test:{peer.port}", connect_timeout=0.3)
@@ -169,7 +170,7 @@ async def test_lookups_block_neither_the_loop_nor_each_other(make_client: MakeCl
     await asyncio.sleep(0.01)
     watch = Stopwatch()
     assert (await ask(client, f"http://fast.test:{peer.port}")).body == b"ok"
-    assert watch.seconds < 0.2
+    assert watch.own_seconds < 2.0
     resolving = [thread for thread in threading.enumerate() if thread.name == "resolver"]
     assert len(resolving) == 20, "one thread for each name, however many wait for it"
     assert all(thread.daemon for thread in resolving), "the end of the process need not wait for them"
@@ -263,7 +264,7 @@ async def test_only_permitted_addresses_of_a_name_are_dialled(
     client = client_with(make_client, lambda *_name, **_settings: found("169.254.169.254", "0.0.0.0", "127.0.0.1"))
     watch = Stopwatch()
     assert (await ask(client, f"http://laptop.test:{peer.port}")).body == b"ok"
-    assert watch.seconds < 0.5, "the forbidden ones cost no time"
+    assert watch.own_seconds < dialling.FIRST_ADDRESS_SECONDS, "the forbidden ones cost no time"
     assert untouched(canary)
 
 

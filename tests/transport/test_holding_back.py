@@ -14,7 +14,8 @@ from multiverse.transport.http import StreamingHTTPClient
 from tests import wire
 from tests.operations import Fin, Hold, Reset, Send, SendForEver, Sleep
 from tests.peers import ScriptedPeer
-from tests.transport.asking import ask, begin, soon
+from tests.transport.asking import ask, begin
+from tests.waiting import soon
 
 CHUNKED = wire.head(200, [("Transfer-Encoding", "chunked")])
 LARGEST_READ_BYTES = 262144
@@ -146,7 +147,7 @@ async def test_the_idle_limit_counts_from_the_moment_reading_goes_on(
 
     with pytest.raises(IdleTimeout):
         await ask(client, peer, streaming_callback=consume, idle_timeout=0.2)
-    assert 0.19 <= loop.time() - released_at < 0.35
+    assert loop.time() - released_at >= 0.19
 
 
 async def test_the_total_limit_holds_even_then(client: StreamingHTTPClient, peer: ScriptedPeer) -> None:

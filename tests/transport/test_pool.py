@@ -13,8 +13,9 @@ from multiverse.transport.http import StreamingHTTPClient
 from tests import wire
 from tests.operations import Fin, Hold, Reset, Sleep, Step
 from tests.peers import ScriptedPeer
-from tests.transport.asking import ask, begin, request_to, soon
+from tests.transport.asking import ask, begin, request_to
 from tests.transport.conftest import MakeClient
+from tests.waiting import soon
 
 
 async def test_an_idle_connection_is_closed_at_its_limit(make_client: MakeClient, peer: ScriptedPeer) -> None:

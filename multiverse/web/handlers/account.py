@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from multiverse.errors import PermissionDenied
-from multiverse.people.keys import ANONYMOUS
+from multiverse.people.keys import NOBODY
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.people_schemas import AccountSchema
 from multiverse.web.schemas import load
@@ -18,7 +18,7 @@ class AccountHandler(GatewayHandler):
 
     def admit(self) -> None:
         """Only who has a key has an account."""
-        if self.caller.role == ANONYMOUS:
+        if self.caller is NOBODY:
             raise self.wrong_key()
 
     def get(self) -> None:
@@ -32,10 +32,6 @@ class AccountHandler(GatewayHandler):
                 "tokens_today": gateway.allowances.tokens_used(caller.key_id),
             }
         )
-
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
 
     async def patch(self) -> None:
         """Change what is the holder's own to decide."""
@@ -52,7 +48,3 @@ class ThanksHandler(GatewayHandler):
     async def get(self) -> None:
         """Who has given how much, by name where it was asked for."""
         self.reply_json(await self.gateway.thanks.document(self.caller.key_id))
-
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()

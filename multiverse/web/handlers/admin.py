@@ -168,10 +168,6 @@ class ServersHandler(OwnerHandler):
         end = None if limit is None else offset + limit
         self.reply_json({"servers": matches[offset:end], "total": total, "filters_applied": query})
 
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
-
 
 def _matches(document: dict[str, Any], filters: dict[str, str]) -> bool:
     return all(
@@ -208,10 +204,6 @@ class ServerHandler(OwnerHandler):
         """The requests that failed here in the last 24 hours, newest first."""
         since = iso_from_unix(self.gateway.clock.unix_seconds() - FAILURES_SINCE_SECONDS)
         return await self.gateway.store.failed_requests(registration_id, since, MOST_FAILURES)
-
-    async def head(self, registration_id: str) -> None:
-        """As GET, without the body."""
-        await self.get(registration_id)
 
 
 def _probe_document(probe: dict[str, Any]) -> dict[str, Any]:
@@ -302,7 +294,3 @@ class StatsHandler(GatewayHandler):
                 "uptime_seconds": round(gateway.clock.monotonic() - gateway.started_seconds, 1),
             }
         )
-
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()

@@ -8,7 +8,8 @@ from multiverse.errors import InvalidRequest
 from multiverse.servers.aliases import Alias
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.people_schemas import AliasSchema
-from multiverse.web.schemas import MODEL_NAME, MODEL_NAME_HINT, load
+from multiverse.web.schemas import load
+from multiverse.web.text_fields import MODEL_NAME, MODEL_NAME_HINT
 
 ALIAS_SCHEMA = AliasSchema()
 
@@ -25,10 +26,6 @@ class AliasesHandler(GatewayHandler):
         """All of them."""
         records = [alias_record(alias) for alias in self.gateway.aliases]
         self.reply_json({"aliases": records, "total": len(records)})
-
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
 
 
 class AliasHandler(GatewayHandler):

@@ -88,10 +88,6 @@ class DocumentHandler(ApiDocsHandler):
         self.set_header("Access-Control-Allow-Origin", "*")
         self.send(self.api_docs.document, "application/json")
 
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
-
 
 class DocsPageHandler(ApiDocsHandler):
     """`GET /docs`: Swagger UI."""
@@ -104,10 +100,6 @@ class DocsPageHandler(ApiDocsHandler):
         self.set_header("Referrer-Policy", "same-origin")
         self.set_header("Cache-Control", "no-cache")
         self.send(self.api_docs.files[self.file], CONTENT_TYPES[".html"])
-
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
 
 
 class RedocPageHandler(DocsPageHandler):
@@ -127,7 +119,3 @@ class DocsFileHandler(ApiDocsHandler):
         self.set_header("Cache-Control", f"public, max-age={KEPT_SECONDS}")
         self.set_header("Cross-Origin-Resource-Policy", "same-origin")
         self.send(content, CONTENT_TYPES[Path(name).suffix])
-
-    def head(self, name: str) -> None:
-        """As GET, without the body."""
-        self.get(name)

@@ -1,7 +1,7 @@
 """What every handler shares: access, reading a JSON body within its limit, errors in OpenAI's shape.
 
 A request is judged before its body is read: route, method, key, size. What HTTP itself asks for (malformed requests,
-bodies that nobody wants any more, timers) is in web/http_server.py.
+bodies that nobody wants any more, timers) is the HTTP server's: web/front/, or web/http_server.py.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ TO_ANY_ORIGIN = {**FIRST_FIELDS, "Access-Control-Expose-Headers": EXPOSED_HEADER
 
 
 class GatewayHandler(StagedHandler):
-    """Base of all handlers. Subclasses write `get`, `post` … and call `read_json()` or use `body()`."""
+    """Base of all handlers. Subclasses write `get` (`head` is it too), `post` … and call `read_json()` or `body()`."""
 
     gateway: Gateway
     route: Route
@@ -64,8 +64,10 @@ class GatewayHandler(StagedHandler):
     methods: tuple[str, ...] = ()
 
     def __init_subclass__(cls) -> None:
-        """Note which methods a class of handlers has."""
+        """Give a class that has a GET its HEAD, the same without the body (RFC 9110 §9.3.2), and note its methods."""
         super().__init_subclass__()
+        if "get" in vars(cls) and "head" not in vars(cls):
+            cls.head = cls.get
         cls.methods = methods_of(cls)
 
     def initialize(self, gateway: Gateway, route: Route) -> None:
@@ -226,7 +228,7 @@ class GatewayHandler(StagedHandler):
             raise InvalidRequest(f"The body is not valid JSON: {_printable(str(error))}.") from error
 
     def _refuse(self, error: GatewayError) -> None:
-        """Answer `error` now; what is still being sent is web/http_server.py's to drop."""
+        """Answer `error` now; what is still being sent is the HTTP server's to drop."""
         self.render_error(error)
         self.finish()
 

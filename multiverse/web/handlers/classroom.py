@@ -32,10 +32,6 @@ class ClassroomHandler(GatewayHandler):
         moods = {mood.value: meaning for mood, meaning in MEANINGS.items()}
         self.reply_json({"servers": servers, "moods": moods})
 
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
-
 
 class MoodHandler(GatewayHandler):
     """`PUT /admin/classroom/{registration_id}`."""

@@ -40,10 +40,6 @@ class MetricsHandler(GatewayHandler):
         self.set_header("Cache-Control", "no-store")
         self.finish(await metrics_text(self.gateway))
 
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
-
 
 class StoriesHandler(GatewayHandler):
     """`GET /v1/requests`."""
@@ -64,10 +60,6 @@ class StoriesHandler(GatewayHandler):
         missing = [pair for pair in found if getattr(pair[1], field) is None]
         shown = [story_facts(*pair) for pair in (known + missing)[:limit]]
         self.reply_json({"requests": shown, "total": len(found)})
-
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
 
 
 class StoryHandler(GatewayHandler):
@@ -91,7 +83,3 @@ class StoryHandler(GatewayHandler):
             return False
         # Those without a key are told apart by their address.
         return record.key_id != NOBODY.key_id or record.client_address == self.client_address
-
-    def head(self, request_id: str) -> None:
-        """As GET, without the body."""
-        self.get(request_id)

@@ -19,9 +19,10 @@ from multiverse.errors import (
     ShuttingDown,
 )
 from multiverse.people.allowances import Allowance
-from multiverse.people.keys import NOBODY
+from multiverse.people.keys import NOBODY, Caller
 from multiverse.proxy.call import Call, read_body
 from multiverse.proxy.forward import Forwarding
+from multiverse.servers.aliases import Aliases
 from multiverse.servers.lending import Asker
 from multiverse.servers.server import Server
 from multiverse.web.handlers.base import GatewayHandler
@@ -34,30 +35,47 @@ LONGEST_PATH = 256
 FORWARDED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 
-class OfferHandler(GatewayHandler):
+class ClientHandler(GatewayHandler):
+    """A route for clients, other gateways among them."""
+
+    def admit(self) -> None:
+        """Refuse what went out from here: a server's registration leads back to this gateway."""
+        if self.gateway.gateway_id in self.request.fields.get("Via", ""):
+            raise LoopDetected("This request came from this gateway: it is registered at itself. Deregister it.")
+
+
+class OfferHandler(ClientHandler):
     """What is on offer: models, and names that stand for one of them."""
 
     def offers(self) -> dict[str, dict[str, Any]]:
         """The models that at least one healthy server offers the caller, who may ask them, by name, aliases last."""
         asker = Asker(self.asker, is_admin=self.caller.is_admin)
-        records = {}
+        records, ready = {}, set()
         for name, created, servers in self.gateway.registry.models():
             lent = [server for server in servers if server.withheld_from(asker) is None]
             if lent:
                 records[name] = model_record(name, created, lent)
+            if any(server.in_rotation and not server.ejected for server in lent):
+                ready.add(name)
         healthy = {name: record for name, record in records.items() if record["healthy_servers"]}
-        offers = dict(healthy)
-        for alias in self.gateway.aliases:
-            model_name = next((model for model in alias.models if model in healthy), None)
-            if model_name not in (None, alias.name):
-                named = {"id": alias.name, "created": int(alias.created_unix), "alias_of": model_name}
-                offers[alias.name] = {**healthy[model_name], **named}
-        may_ask = self.caller.may_ask
-        return {
-            name: offer
-            for name, offer in offers.items()
-            if may_ask(name) or any(map(may_ask, self.gateway.aliases.models_of(name)))
-        }
+        aliases, caller = self.gateway.aliases, self.caller
+        offers = {}
+        for name in dict.fromkeys((*healthy, *(alias.name for alias in aliases))):
+            models = [model for model in models_for(name, aliases, caller) if model in healthy]
+            model_name = next((model for model in models if model in ready), models[0] if models else None)
+            alias = aliases.get(name)
+            if alias is not None and model_name not in (None, name):
+                named = {"id": name, "created": int(alias.created_unix), "alias_of": model_name}
+                offers[name] = {**healthy[model_name], **named}
+            elif model_name is not None:
+                offers[name] = healthy[name]
+        return offers
+
+
+def models_for(name: str, aliases: Aliases, caller: Caller) -> tuple[str, ...]:
+    """What `name` stands for, in order, as far as the caller's key may ask it."""
+    models, may_ask = aliases.models_of(name), caller.may_ask
+    return models if may_ask(name) else tuple(model for model in models if may_ask(model))
 
 
 class ModelsHandler(OfferHandler):
@@ -67,10 +85,6 @@ class ModelsHandler(OfferHandler):
         """List it in OpenAI's shape."""
         self.reply_json({"object": "list", "data": list(self.offers().values())})
 
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
-
 
 class ModelHandler(OfferHandler):
     """`GET /v1/models/{id}`; ids with slashes work raw and as `%2F`."""
@@ -78,16 +92,16 @@ class ModelHandler(OfferHandler):
     def get(self, model_name: str) -> None:
         """One model."""
         offer = self.offers().get(model_name)
-        if offer is None:
-            raise ModelNotFound(
-                f"No healthy server offers the model '{model_name[:200]}'. GET /v1/models lists what is on offer.",
-                param="model",
-            )
-        self.reply_json(offer)
-
-    def head(self, model_name: str) -> None:
-        """As GET, without the body."""
-        self.get(model_name)
+        if offer is not None:
+            self.reply_json(offer)
+            return
+        registry, aliases = self.gateway.registry, self.gateway.aliases
+        if self.caller.may_ask(model_name) and not any(map(registry.knows, aliases.models_of(model_name))):
+            raise registry.unknown_model(model_name, Asker(self.asker, is_admin=self.caller.is_admin))
+        raise ModelNotFound(
+            f"No healthy server offers the model '{model_name[:200]}'. GET /v1/models lists what is on offer.",
+            param="model",
+        )
 
 
 def model_record(model_name: str, created_unix: float, servers: list[Server]) -> dict[str, Any]:
@@ -127,16 +141,12 @@ class QueueHandler(OfferHandler):
             ]
         self.reply_json({"models": models, "yours": yours})
 
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
-
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 1)
 
 
-class ForwardHandler(GatewayHandler):
+class ForwardHandler(ClientHandler):
     """`POST /v1/…`: forwarded to a server of the model that the body names."""
 
     _forwarding: Forwarding | None = None
@@ -145,8 +155,7 @@ class ForwardHandler(GatewayHandler):
 
     def admit(self) -> None:
         """Refuse loops and callers over their limit before the body is read."""
-        if self.gateway.gateway_id in self.request.fields.get("Via", ""):
-            raise LoopDetected("This request came from this gateway: it is registered at itself. Deregister it.")
+        super().admit()
         self._asker = self.asker
         self._allowance = self.gateway.allowances.of(self.caller, self._asker)
         if self._allowance is not None:
@@ -169,7 +178,9 @@ class ForwardHandler(GatewayHandler):
         body = self.body()
         self._chunks.clear()
         wanted = load_call(read_body(body))
-        models = self._models_for(wanted["model"])
+        models = models_for(wanted["model"], gateway.aliases, self.caller)
+        if not models:
+            raise PermissionDenied("Your key may not ask this model. GET /v1/models lists those it may.", param="model")
         if self._allowance is not None:
             # The last thing that may refuse: a story that begins must end, and only a request that is admitted does.
             self._allowance.enter()
@@ -186,7 +197,7 @@ class ForwardHandler(GatewayHandler):
             client_address=self.client_address,
             via=self._via(),
             started_seconds=gateway.clock.monotonic(),
-            story=gateway.stories.begin(self.request_id, self.request.fields.get("Traceparent")),
+            story=gateway.stories.begin(self.request.fields.get("Traceparent")),
         )
         reply = HandlerReply(self, write_timeout_seconds=gateway.config.client_write_timeout_seconds)
         self._forwarding = gateway.proxy.begin(call, reply)
@@ -196,15 +207,6 @@ class ForwardHandler(GatewayHandler):
         """What the server shall read in `Via`: other gateways before this one, but nothing else that a client sends."""
         inbound, own = self.request.fields.get("Via"), self.gateway.via
         return f"{inbound}, {own}" if inbound and VIA_OF_GATEWAYS.fullmatch(inbound) else own
-
-    def _models_for(self, name: str) -> tuple[str, ...]:
-        """What `name` stands for, as far as the key may ask it. Raises PermissionDenied when nothing is left."""
-        models, may_ask = self.gateway.aliases.models_of(name), self.caller.may_ask
-        if not may_ask(name):
-            models = tuple(model for model in models if may_ask(model))
-        if not models:
-            raise PermissionDenied("Your key may not ask this model. GET /v1/models lists those it may.", param="model")
-        return models
 
     def on_connection_close(self) -> None:
         """The client left: stop the work at once."""

@@ -47,10 +47,6 @@ class HistoryHandler(GatewayHandler):
         today = await self.gateway.store.usage_of_day(midnight[:10])
         self.reply_json({"minutes": minutes, "today": {"since": midnight, **today}})
 
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
-
 
 def _minute(minute: int, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     started_at = iso_from_unix(minute * 60)
@@ -89,10 +85,6 @@ class ModelNumbersHandler(GatewayHandler):
             )
         self.reply_json({"models": models, "since": since})
 
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
-
 
 class LogsHandler(GatewayHandler):
     """`GET /admin/logs`."""
@@ -110,10 +102,6 @@ class LogsHandler(GatewayHandler):
             **query,
         )
         self.reply_json({"records": records, "last_id": max(last_id, records[0]["id"] if records else 0)})
-
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
 
 
 class EffectiveSettingsHandler(GatewayHandler):
@@ -143,10 +131,6 @@ class EffectiveSettingsHandler(GatewayHandler):
                 "sessions": len(gateway.sessions),
             }
         )
-
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
 
 
 def _shown_value(variable: str, value: object) -> Any:

@@ -56,10 +56,6 @@ class KeysHandler(SecretHandler):
         else:
             self.reply_json({"keys": records, "total": len(records)})
 
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
-
 
 class KeyHandler(GatewayHandler):
     """`GET`, `PATCH` and `DELETE /admin/keys/{key_id}`."""
@@ -67,10 +63,6 @@ class KeyHandler(GatewayHandler):
     def get(self, key_id: str) -> None:
         """One key, without its secret."""
         self.reply_json(self.gateway.keyring.record(key_id))
-
-    def head(self, key_id: str) -> None:
-        """As GET, without the body."""
-        self.get(key_id)
 
     async def patch(self, key_id: str) -> None:
         """Change the fields that are sent; null clears an optional one."""
@@ -109,10 +101,6 @@ class ClaimCodesHandler(SecretHandler):
         """All codes and how often they were used, without the codes themselves."""
         codes = await self.gateway.keyring.codes()
         self.reply_json({"claim_codes": codes, "total": len(codes)})
-
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
 
 
 class ClaimCodeHandler(GatewayHandler):

@@ -5,14 +5,17 @@ Everything a page may load comes from the gateway itself; scripts and styles are
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from multiverse import __version__
 from multiverse.errors import NotFound
-from multiverse.people.keys import ANONYMOUS
+from multiverse.people.keys import NOBODY
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.look import Look
+
+if TYPE_CHECKING:
+    from multiverse.web.route import Access
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -26,15 +29,14 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-# In the words of web/route.py: "client" is whoever is signed in, "owner" who may register servers.
-Access = Literal["anyone", "client", "owner", "admin"]
 ONE_YEAR_SECONDS = 31_536_000
 
 
 class PageHandler(GatewayHandler):
     """One page; `template` names it, `title` stands in the browser's tab, `audience` says whom it is for.
 
-    Others are sent to sign in. Which data somebody sees is decided by the routes that have it.
+    A "client" is whoever is signed in here, an "owner" who may register servers; others are sent to sign in. Which data
+    somebody sees is decided by the routes that have it.
     """
 
     template = ""
@@ -59,18 +61,14 @@ class PageHandler(GatewayHandler):
         caller = self.caller
         return {
             "anyone": True,
-            "client": caller.role != ANONYMOUS,
+            "client": caller is not NOBODY,
             "owner": caller.may_own_servers,
             "admin": caller.is_admin,
         }[self.audience]
 
-    def head(self, *args: str) -> None:
-        """As GET, without the body."""
-        self.get(*args)
-
     def show_page(self) -> None:
         """Answer with the page."""
-        signed_in = self.caller.role != ANONYMOUS
+        signed_in = self.caller is not NOBODY
         body = self.look.page(
             self.template,
             page=self.template,
@@ -196,7 +194,3 @@ class StaticHandler(GatewayHandler):
             self.finish(file.compressed)
         else:
             self.finish(file.content)
-
-    def head(self, version: str, name: str) -> None:
-        """As GET, without the body."""
-        self.get(version, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from multiverse.errors import InvalidAPIKey, RateLimitExceeded
+from multiverse.people.keys import NOBODY
 from multiverse.web.handlers.base import SESSION_COOKIE, GatewayHandler
 from multiverse.web.schemas import SignInSchema, load
 
@@ -15,10 +16,6 @@ class SessionHandler(GatewayHandler):
     def get(self) -> None:
         """Who is signed in."""
         self._reply()
-
-    def head(self) -> None:
-        """As GET, without the body."""
-        self.get()
 
     def post(self) -> None:
         """Sign in; wrong keys are counted by address, and soon refused with 429. A right key always works."""
@@ -45,12 +42,12 @@ class SessionHandler(GatewayHandler):
         """Sign out."""
         self.gateway.sessions.end(self.session_id())
         self.clear_cookie(SESSION_COOKIE, path="/", httponly=True, samesite="Strict", secure=self._over_https())
-        self.caller = type(self).caller
+        self.caller = NOBODY
         self._reply()
 
     def _reply(self) -> None:
         self.set_header("Cache-Control", "no-store")
-        signed_in = self.caller.role != "anonymous"
+        signed_in = self.caller is not NOBODY
         self.reply_json(
             {
                 "signed_in": signed_in,

@@ -51,7 +51,3 @@ class HealthHandler(GatewayHandler):
         if problem is not None:
             document["reason"] = problem
         self.reply_json(document, status=200 if status == "healthy" else 503)
-
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from multiverse.people.keys import ANONYMOUS
+from multiverse.people.keys import NOBODY
 from multiverse.storage.usage_table import GROUPS, SUMS
 from multiverse.web.handlers.base import GatewayHandler, first_values
 from multiverse.web.people_schemas import FormatQuerySchema, OwnUsageQuerySchema, UsageQuerySchema, write_csv
@@ -47,17 +47,13 @@ class UsageHandler(ReportHandler):
         """What the report can be narrowed down to."""
         return ("model_name", "key_id", "registration_id")
 
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
-
 
 class OwnUsageHandler(ReportHandler):
     """`GET /v1/usage`."""
 
     async def get(self) -> None:
         """The usage of the key that asks, and what its owner has given and taken."""
-        if self.caller.role == ANONYMOUS:
+        if self.caller is NOBODY:
             raise self.wrong_key()
         query = load(OWN_USAGE_QUERY_SCHEMA, first_values(self.request))
         key_id = self.caller.key_id
@@ -73,10 +69,6 @@ class OwnUsageHandler(ReportHandler):
             tokens_taken=taken,
         )
 
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
-
 
 class LedgerHandler(GatewayHandler):
     """`GET /admin/ledger`."""
@@ -89,7 +81,3 @@ class LedgerHandler(GatewayHandler):
             self.reply_csv("ledger.csv", write_csv(PEOPLE_COLUMNS, people))
         else:
             self.reply_json({"people": people, "total": len(people)})
-
-    async def head(self) -> None:
-        """As GET, without the body."""
-        await self.get()
