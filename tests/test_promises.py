@@ -47,6 +47,7 @@ NOT_FOR_THE_TABLE = {
     "proxy.sse": {"LONGEST_BOUNDARY"},
     "proxy.spans": {"CLOSING_LOOKS_SECONDS"},
     "redaction": {"SCANNED_MAX_LENGTH", "CUT_EDGE_LENGTH", "ANYWHERE_MIN_LENGTH", "SECRET_MIN_LENGTH"},
+    "transport.absence": {"LONGEST_INTERVAL_SECONDS", "MOST_LOOKS", "LONGEST_TIMEOUT_MS"},
     "servers.health": {"SHORTEST_TICK_SECONDS", "LONGEST_TICK_SECONDS"},
     "servers.registry": {"MAX_NAMES_TO_COMPARE"},
     "settings": {

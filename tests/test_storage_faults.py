@@ -139,6 +139,7 @@ async def test_registrations_give_up_together_when_the_lock_stays(path: Path, ca
             assert str(path) not in refusal.message
         assert await store.load_registrations() == []
     assert "database is locked" in caplog.text, "the log has SQLite's own words"
+    assert "Traceback" not in caplog.text, "and no more, for it is nobody's mistake"
 
 
 async def test_check_answers_in_time_while_the_thread_is_busy(path: Path) -> None:

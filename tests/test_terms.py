@@ -36,7 +36,7 @@ from tests.bench import (
     build_registry,
     build_server,
 )
-from tests.stores import opened
+from tests.stores import opened, usage_rows
 
 BERLIN = ZoneInfo("Europe/Berlin")
 OWNER, FRIEND, OTHER, ADMIN = Asker("key-ada"), Asker("key-ben"), Asker("key-eve"), Asker("admin", is_admin=True)
@@ -292,7 +292,7 @@ async def test_tokens_that_are_spent_while_they_are_counted_count_once(tmp_path:
         store.queue_usage(build_record(**fields).row())
         await asyncio.gather(busy, counting)
         assert server.lending.tokens_today == 100
-        assert len(await store.usage_rows()) == 2
+        assert len(await usage_rows(store)) == 2
 
 
 async def test_tokens_are_counted_later_when_the_disk_does_not_let_them(tmp_path: Path, io_loop: object) -> None:

@@ -23,6 +23,7 @@ from multiverse.storage.migrations import migrate, why_not_ours
 
 LOG = logging.getLogger(__name__)
 
+UNEXPLAINED: Final = "failed"
 OPEN_WAIT_SECONDS: Final = 10.0
 OPEN_TRY_SECONDS: Final = 0.25
 OPEN_RETRY_SECONDS: Final = 0.05
@@ -105,7 +106,12 @@ def what_is_wrong(error: sqlite3.Error) -> str:
             return "is not a SQLite database"
         case sqlite3.SQLITE_CONSTRAINT:
             return "refuses a row that contradicts another"
-    return "failed"
+    return UNEXPLAINED
+
+
+def is_unexplained(error: sqlite3.Error) -> bool:
+    """Whether `what_is_wrong` has no words for it: most likely a mistake of ours."""
+    return what_is_wrong(error) == UNEXPLAINED
 
 
 def _primary_code(error: sqlite3.Error) -> int | None:

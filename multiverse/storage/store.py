@@ -21,7 +21,7 @@ from multiverse.errors import StoreFailed
 from multiverse.histogram import Histogram
 from multiverse.storage import statements
 from multiverse.storage.backlog import Backlog
-from multiverse.storage.database import what_is_wrong
+from multiverse.storage.database import is_unexplained, what_is_wrong
 from multiverse.storage.rows import (
     PROBE_COLUMNS,
     STATE_COLUMNS,
@@ -225,7 +225,7 @@ class Store:
                 self._executor, lambda: job(max(give_up_at - self._clock.monotonic(), 0.0))
             )
         except sqlite3.Error as error:
-            LOG.error("the database refused: %s", error, exc_info=True)
+            LOG.error("the database refused: %s", error, exc_info=is_unexplained(error))
             raise _store_failed(error) from error
 
     async def _flush_regularly(self) -> None:
