@@ -75,6 +75,11 @@ def test_a_backup_of_a_running_gateway_can_be_restored(
     assert copy.stat().st_mode & 0o077 == 0, "it holds servers' keys"
     assert not list(gateway.directory.glob("copy.db*unfinished"))
     gateway.register(peer, f"{model}-later")
+    too_early = run(gateway.directory, "restore", "copy.db", "--yes")
+    assert too_early.returncode == 1
+    assert "stop it first; nothing was changed" in too_early.stderr
+    assert len(registered(gateway)) == 2
+    assert gateway.admin("GET", "/health").status == 200
     gateway.stop()
     refused = run(gateway.directory, "restore", "copy.db")
     assert refused.returncode == 2, "a database that is there is not replaced unasked"

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from multiverse.errors import StoreFailed
-from multiverse.storage.database import what_is_wrong
+from multiverse.storage.database import is_locked, what_is_wrong
 
 TABLES = {"servers", "usage", "health_checks"}
 
@@ -30,6 +30,8 @@ def restore(copy: Path, database: Path) -> int:
     """Puts `copy` in the place of `database`, whose gateway must not run; its size. Raises StoreFailed."""
     if why := why_no_backup(copy):
         raise StoreFailed(f"{copy} {why}")
+    if _is_in_use(database):
+        raise StoreFailed(f"a gateway uses {database}: stop it first; nothing was changed")
     database.parent.mkdir(parents=True, exist_ok=True)
     size = _copy(copy, database)
     for suffix in ("-wal", "-shm"):  # they belong to what was there before
@@ -60,6 +62,18 @@ def registered_servers(path: Path) -> list[dict[str, Any]]:
     except sqlite3.Error as error:
         raise StoreFailed(f"the database {what_is_wrong(error)}") from error
     return [dict(zip(("model_name", "endpoint_url", "api_key"), row, strict=True)) for row in rows]
+
+
+def _is_in_use(database: Path) -> bool:
+    """Whether somebody has it open. SQLite takes the write-ahead log away only when nobody else has."""
+    if not database.is_file():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(database, timeout=0.0)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error as error:
+        return is_locked(error)  # One that is damaged is what a backup is for.
+    return False
 
 
 def _open_to_read(path: Path) -> sqlite3.Connection:
