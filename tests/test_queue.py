@@ -388,6 +388,24 @@ async def test_who_waits_for_a_last_resort_waits_for_its_slot() -> None:
     assert server.in_flight == 0
 
 
+async def test_nobody_waits_behind_others_for_what_cannot_help() -> None:
+    server = build_server(HandClock(), max_concurrency=1)
+    queue, registry = build_queue(server)
+    attempt, place = take(queue), wait(queue)
+    with pytest.raises(Overloaded):
+        queue.place(MODEL, (server,))  # It has been there; it shall be told so now.
+    assert queue.place(MODEL, (), last_resort=False) is None
+    other = queue.join(MODEL, (), last_resort=False)
+    unhealthy(server)
+    registry.changed(server)
+    assert done(place, other) == ".x", "there is another model for it, which does not wait for a last resort's slot"
+    assert isinstance(other.exception(), NoServerAvailable)
+    with pytest.raises(NoServerAvailable):
+        queue.place(MODEL, (), last_resort=False)
+    attempt.end(Blame.FAILURE, "reset")
+    place.result().end(Blame.SUCCESS)
+
+
 # -- whatever happens in whatever order
 
 

@@ -87,7 +87,8 @@ class Queue:
         """
         if model_name in self._lines:
             self.serve(model_name)
-            if self._somebody_waits_for_any(model_name) and not self._registry.is_restricted(model_name):
+            ordered = self._somebody_waits_for_any(model_name) and not self._registry.is_restricted(model_name)
+            if ordered and self._may_wait(model_name, tried, last_resort):
                 return None  # Those who came before go first, whoever they are: what is free now is given out.
         # What is free now, although somebody waits, is kept from those who wait; perhaps it is kept for this one.
         server = self._registry.pick(model_name, tried, asker, last_resort)
@@ -158,18 +159,20 @@ class Queue:
         waiting = [waiter for waiter in line.waiters if not waiter.place.done()]
         served: set[Waiter] = set()
         restricted, in_vain = self._registry.is_restricted(model_name), set[str]()
+        nothing_free = False
         for position in self._ranking(model_name, waiting):
             waiter = waiting[position]
-            if waiter.asker in in_vain:
+            passed_over = nothing_free or waiter.asker in in_vain
+            if passed_over and self._may_wait(model_name, waiter.tried, waiter.last_resort):
                 continue
             if self._serve_one(model_name, waiter):
                 served.add(waiter)
             elif not waiter.tried:
                 # One who has been to the free server already only lets the others pass. Others wait in vain now: all of
                 # them, since nothing is free at all, unless owners keep what is free from some.
-                if not restricted:
-                    break
-                in_vain.add(waiter.asker)
+                if restricted:
+                    in_vain.add(waiter.asker)
+                nothing_free = not restricted
         line.waiters = [waiter for waiter in waiting if waiter not in served]
         self._await_trial(model_name)
 
@@ -190,6 +193,10 @@ class Queue:
             return False
         waiter.place.set_result(self._attempt(server, waiter.whose))
         return True
+
+    def _may_wait(self, model_name: str, tried: Collection[Server], last_resort: bool) -> bool:
+        """Whether a slot could help such a request. Most may: for them no server has to be looked at."""
+        return (last_resort and not tried) or self._registry.has_other(model_name, tried, last_resort)
 
     def _somebody_waits_for_any(self, model_name: str) -> bool:
         line = self._lines.get(model_name)

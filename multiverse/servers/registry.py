@@ -195,6 +195,14 @@ class Registry:
         )
         return ModelNotFound(f"The model '{model_name[:200]}' is not registered here. {hint}", param="model")
 
+    def has_other(self, model_name: str, tried: Collection[Server], last_resort: bool) -> bool:
+        """Whether a server of `model_name` that is none of `tried` could answer if it had a free slot, for `pick`."""
+        rotation = self._rotations.get(model_name)
+        others = [server for server in rotation.servers if server not in tried] if rotation else []
+        if any(server.in_rotation and not server.ejected for server in others):
+            return True
+        return last_resort and any(server.may_be_last_resort for server in others)
+
     def is_restricted(self, model_name: str) -> bool:
         """Whether what is free for one asker may not be for another."""
         rotation = self._rotations.get(model_name)
