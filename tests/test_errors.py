@@ -216,6 +216,18 @@ def test_head_is_get_without_a_body(keyed_gateway: GatewayProcess, subtests: pyt
             assert steady_headers(head) == steady_headers(get)
 
 
+def test_head_of_a_stream_ends(keyed_gateway: GatewayProcess, subtests: pytest.Subtests) -> None:
+    for route in ROUTES:
+        if "GET" not in route.methods or ends(route, "GET"):
+            continue
+        with subtests.test(route=route.shown), keyed_gateway.client() as client:
+            client.request("HEAD", path_of(route), None, bearer(ADMIN_KEY))
+            head = client.read_response()
+            assert (head.status, head.body, head.header("Content-Type")) == (200, b"", "text/event-stream")
+            client.request("GET", "/health")
+            assert client.read_response().status == 200, "the connection is free again: nothing is being streamed"
+
+
 def steady_headers(response: Response) -> list[tuple[str, str]]:
     moving = {"date", "x-request-id", "content-length"}
     return [(name, value) for name, value in response.headers if name.lower() not in moving]

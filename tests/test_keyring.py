@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import io
 import json
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from multiverse.clock import Clock
-from multiverse.errors import KeyNotFound
+from multiverse.errors import KeyNotFound, StoreFailed
 from multiverse.people.keyring import KeyRing
 from multiverse.people.keys import Keys
 from multiverse.storage.key_table import KeyTable
@@ -162,6 +163,22 @@ async def test_a_change_brings_no_revoked_key_back(tmp_path: Path) -> None:
         assert isinstance(revoked, dict)
         assert keys.identify(secret) is None
         assert ring.record(key_id)["status"] == revoked["status"] == "revoked"
+
+
+async def test_a_key_that_cannot_be_revoked_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    async with opened(path, lock_wait_seconds=0.05) as store:
+        keys = Keys(admin_key="the-admin-s-key-0123")
+        ring = KeyRing(keys=keys, table=KeyTable(store), clock=Clock())
+        ((record, secret),) = await ring.create([{"name": "Ada"}])
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreFailed):
+                await ring.revoke(record["key_id"])
+        assert ring.record(record["key_id"])["status"] == "active", "as it would be after a restart"
+        assert keys.identify(secret) is not None
+        assert (await ring.revoke(record["key_id"]))["status"] == "revoked", "so it can be tried again"
+        assert keys.identify(secret) is None
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from multiverse.errors import StoreFailed
+from multiverse.storage.backlog import Backlog
 from multiverse.storage.rows import PROBE_COLUMNS, SERVER_COLUMNS, STATE_COLUMNS, USAGE_COLUMNS
 from multiverse.storage.store import Store
 from tests.stores import FULL_ROW, NEVER_SECONDS, opened, registration, rows_on_disk, store_threads, usage_rows
@@ -281,3 +282,15 @@ async def test_database_is_private_and_has_the_columns_we_name(path: Path) -> No
         ):
             assert {row[1] for row in rows_on_disk(path, f"PRAGMA table_info({table})")} == set(columns)
     assert set(STATE_COLUMNS) <= set(SERVER_COLUMNS)
+
+
+def test_a_mark_holds_when_rows_come_back_or_give_way() -> None:
+    backlog = Backlog(3)
+    for number in range(2):
+        backlog.add_usage((number,))
+    before = backlog.mark()
+    backlog.put_back(backlog.take(2, before))  # The disk was full.
+    backlog.add_usage((2,))
+    backlog.add_usage((3,))  # Too many: the oldest gives way.
+    assert backlog.take(9, before).usage == [(1,)], "what came after the mark is not among them"
+    assert backlog.take(9, backlog.mark()).usage == [(2,), (3,)]

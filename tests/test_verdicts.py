@@ -22,6 +22,7 @@ from multiverse.proxy.verdicts import (
     plain_text,
     retry_after_seconds,
     server_error,
+    without_key,
 )
 from multiverse.servers.server import Blame
 from multiverse.transport import failures
@@ -319,6 +320,16 @@ def test_every_answer_has_a_verdict(body: bytes, status: int) -> None:
     assert not set(plain_text(body)) & {chr(code) for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
     if verdict.body is not None:
         assert server_error(body) is not None
+
+
+def test_a_key_is_taken_out_however_json_spells_it() -> None:
+    for key in ("sk-plain-key", 'sk-"quoted"\\key'):
+        told = json.dumps({"error": {"message": f"wrong: {key}", "key": key}}).encode()
+        assert json.loads(without_key(told, key)) == {"error": {"message": "wrong: [redacted]", "key": "[redacted]"}}
+        assert without_key(f"wrong: {key}".encode(), key) == b"wrong: [redacted]"
+    assert (
+        without_key(b"a word of any text", "word") == without_key(b"a word of any text", None) == b"a word of any text"
+    )
 
 
 # -- several verdicts, one client
