@@ -1,14 +1,17 @@
 """Finds out that the machine at the other end is gone: a closed lid says no goodbye, and silence alone means nothing.
 
 The kernel knows whether a machine still acknowledges what it gets, however busy the program on it is. It asks while
-nothing else is on its way (TCP keep-alive, RFC 9293 §3.8.4) and gives up after `seconds` (RFC 5482).
+nothing else is on its way (TCP keep-alive, RFC 9293 §3.8.4) and gives up after `seconds` (RFC 5482). Linux does so as
+well when a program leaves unread what does not fit into its window: such requests need `bear_with_slow_reading`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import socket
+from collections.abc import Callable
 from typing import Protocol
 
 LOOKS = 4
@@ -23,6 +26,9 @@ class SocketOptions(Protocol):
 
     def setsockopt(self, level: int, option: int, value: int, /) -> None:
         """As `socket.socket` has it."""
+
+    def getsockopt(self, level: int, option: int, /) -> int:
+        """Likewise."""
 
 
 def notice_absence(connection: SocketOptions, seconds: float) -> None:
@@ -47,6 +53,25 @@ def notice_absence(connection: SocketOptions, seconds: float) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def bear_with_slow_reading(connection: SocketOptions) -> Callable[[], None]:
+    """Let the other machine take its time to read what is sent now; call the result when it has.
+
+    Until all of it has been acknowledged, nobody notices that the machine is gone.
+    """
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    timeout_ms = 0
+
+    def set_timeout(milliseconds: int) -> None:
+        if option is not None and timeout_ms:
+            with contextlib.suppress(OSError, ValueError):  # It is closed; ValueError is uvloop's word for that.
+                connection.setsockopt(socket.IPPROTO_TCP, option, milliseconds)
+
+    with contextlib.suppress(OSError, ValueError):
+        timeout_ms = 0 if option is None else connection.getsockopt(socket.IPPROTO_TCP, option)
+    set_timeout(0)
+    return lambda: set_timeout(timeout_ms)
 
 
 def tells_absence(error: Exception | None) -> bool:

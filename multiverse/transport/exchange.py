@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from multiverse.alarm import Alarm
+from multiverse.transport.absence import bear_with_slow_reading
 from multiverse.transport.answers import STATUSES_WITHOUT_BODY
-from multiverse.transport.connection import Connection
+from multiverse.transport.connection import SMALL_BODY_BYTES, Connection
 from multiverse.transport.failures import (
     Abandoned,
     AnswerTooLarge,
@@ -41,6 +42,7 @@ class Exchange(asyncio.Future[Any]):
         "_dial_alarm",
         "_looked_again",
         "_max_body_size",
+        "_on_read",
         "connection",
         "content_timeout",
         "dial",
@@ -75,6 +77,7 @@ class Exchange(asyncio.Future[Any]):
         self._collected: list[bytes] = []
         self._dial_alarm: Alarm | None = None
         self._looked_again = False
+        self._on_read: Callable[[], None] | None = None
 
     # -- towards the answer --------------------------------------------------------------------------------------------
 
@@ -91,6 +94,9 @@ class Exchange(asyncio.Future[Any]):
         if self._dial_alarm is not None:
             self._end_dial()
             self.sent_at = self.last_activity = self.loop.time()
+        payload, inlet = self.request.payload, connection.inlet
+        if payload is not None and len(payload) > SMALL_BODY_BYTES and inlet is not None:
+            self._on_read = bear_with_slow_reading(inlet.get_extra_info("socket"))
         connection.start(self)
         if connection.alarm.moment > self.started_at + self.request.form.shortest_timeout:
             self._set(connection.alarm)
@@ -98,6 +104,9 @@ class Exchange(asyncio.Future[Any]):
     def head_received(self, head: ResponseHead) -> None:
         """The final response head has come."""
         self.head = head
+        if self._on_read is not None:
+            self._on_read()
+            self._on_read = None
         request = self.request
         if self._max_body_size != math.inf:
             announced = head.headers.get("content-length", "0")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +18,7 @@ from multiverse.transport.dialling import Dialler
 from multiverse.transport.failures import AddressRefused, ConnectFailed, ConnectTimeout, NameNotResolved
 from multiverse.transport.http import StreamingHTTPClient
 from multiverse.transport.messages import RequestForm, ServerRequest
+from tests import wire
 from tests.peers import ScriptedPeer
 from tests.transport.asking import ask, begin, open_sockets
 from tests.transport.conftest import MakeClient
@@ -291,3 +294,32 @@ async def test_a_dial_that_is_cancelled_leaks_nothing(make_client: MakeClient, p
         exchange.cancel()
     await soon(lambda: open_sockets() == before, "no socket is left")
     assert not client.connections
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="is about what Linux does")
+async def test_a_machine_whose_program_reads_late_is_not_gone(make_client: MakeClient) -> None:
+    """It acknowledges all that finds room; Linux' TCP_USER_TIMEOUT would end the connection all the same."""
+    body = bytes(4_000_000)
+
+    def read_late() -> None:
+        connection, _address = listener.accept()
+        with connection:
+            threading.Event().wait(1.5)
+            left = len(body)
+            with contextlib.suppress(ConnectionError):  # As the other side will say.
+                while left > 0 and (piece := connection.recv(1_000_000)):
+                    left -= len(piece)
+                connection.sendall(wire.answer(b"ok"))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        reader = threading.Thread(target=read_late)
+        reader.start()
+        client = make_client(dialler=Dialler(OPEN, absence_seconds=0.4))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        response = await ask(client, url, method="POST", body=body)
+        assert response.body == b"ok"
+        (connection,) = client.connections
+        assert connection.inlet is not None
+        opened = connection.inlet.get_extra_info("socket")
+        assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 400, "from now on as before"
+        reader.join()
