@@ -39,6 +39,11 @@ def cookie_of(response: Response) -> tuple[str, str]:
     return ("Cookie", f"{morsel.key}={morsel.value}")
 
 
+def test_who_must_sign_in_comes_back_to_what_was_asked_for(gateway: GatewayProcess) -> None:
+    answer = gateway.call("GET", "/logs?level=error&text=a%20b")
+    assert (answer.status, answer.header("Location")) == (303, "/sign-in?next=/logs%3Flevel%3Derror%26text%3Da%2520b")
+
+
 # -- the table of sessions
 
 

@@ -20,6 +20,7 @@ from tests.conftest import StartPeer
 from tests.operations import AnswerChat, Fin, Hold, Reset, Script, Sleep, Step
 from tests.peers import ScriptedPeer
 from tests.processes import GatewayProcess
+from tests.waiting import eventually_equal
 
 TWO_EVENTS = wire.chat_chunk("one") + wire.chat_chunk("two")
 BEGUN = wire.STREAM_HEAD + wire.chunk(TWO_EVENTS)
@@ -132,6 +133,22 @@ def test_an_error_event_of_the_server_passes_once(
         stream.read_to_end()
     assert stream.response.body == body, "the server's own error event, once, and nothing after it"
     assert stream.response.ended == "orderly"
+
+
+def test_an_ejection_in_the_middle_of_a_stream_is_logged(
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str
+) -> None:
+    registration_id = gateway.register(peer, model)
+    peer.always(wire.stream_answer(TWO_EVENTS + wire.sse('{"error": {"message": "out of memory"}}')))
+    said = [gateway.chat(model, stream=True) for _number in range(3)]
+    assert gateway.server(registration_id)["availability"] == "ejected"
+    request_ids = [response.header("X-Request-ID") or "none" for response in said]
+
+    def told_of() -> list[str]:
+        lines = [line for line in gateway.output.splitlines() if "server ejected" in line]
+        return [request_id for request_id in request_ids if any(request_id in line for line in lines)]
+
+    eventually_equal(told_of, request_ids[-1:], "by the request that was one too many")
 
 
 def test_silence_after_the_commit(impatient_gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
