@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import sys
 import threading
+import time
 from collections import Counter
 
 import pytest
 
 from tests import wire
 from tests.checker import usage_outcomes
-from tests.clients import Response
+from tests.clients import RawClient, Response
 from tests.conftest import StartGateway, StartPeer
-from tests.operations import AnswerChat, CloseLid, Hold, Script, Sleep
+from tests.operations import AnswerChat, CloseLid, Hold, Script, SendForEver, Sleep
 from tests.peers import ScriptedPeer
 from tests.processes import GatewayProcess
 from tests.waiting import eventually, eventually_equal
@@ -87,3 +88,18 @@ def test_a_client_s_lid_closes(start_gateway: StartGateway, peer: ScriptedPeer, 
         for request in peer.requests:
             eventually(lambda request=request: request.connection.closed_at, "it is noticed", NOTICED_WITHIN_SECONDS)
     eventually_equal(lambda: usage_outcomes(gateway), Counter(client_closed=2), "and nobody is to blame", 4.0)
+
+
+def test_a_client_that_only_stops_reading_has_its_time(
+    start_gateway: StartGateway, peer: ScriptedPeer, model: str
+) -> None:
+    gateway = start_gateway(TCP_USER_TIMEOUT_SECONDS=1, CLIENT_WRITE_TIMEOUT_SECONDS=3)
+    gateway.register(peer, model)
+    peer.script(wire.STREAM_HEAD, SendForEver(wire.chunk(wire.chat_chunk("x" * 16000))))
+    with RawClient(gateway.port, receive_buffer_bytes=8192) as client:
+        client.request("POST", "/v1/chat/completions", wire.chat_body(model, True))
+        (request,) = peer.wait_for_requests()
+        stopped_at = time.monotonic()
+        closed_at = eventually(lambda: request.connection.closed_at, "it is let go in the end", NOTICED_WITHIN_SECONDS)
+    assert closed_at is not None
+    assert closed_at - stopped_at > 2.8, "its machine acknowledges every packet: it is not gone"

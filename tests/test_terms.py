@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from multiverse.servers.registry import Registry
 from multiverse.servers.server import Blame, Server
 from multiverse.servers.terms import QuietHours, find_zone
 from multiverse.servers.terms_watch import TermsWatch
+from multiverse.storage.store import Store
 from multiverse.storage.usage_table import UsageTable
 from tests.bench import (
     BREAKER,
@@ -277,37 +280,54 @@ async def test_tokens_of_today_are_counted_from_the_store(tmp_path: Path, io_loo
         assert (berlin.lending.tokens_today, utc.lending.tokens_today) == (0, 0)
 
 
-async def test_tokens_that_are_spent_while_they_are_counted_count_once(tmp_path: Path, io_loop: object) -> None:
+@dataclass(frozen=True, slots=True)
+class Noon:
+    """Noon with one capped server, its terms watched over a store of its own."""
+
+    store: Store
+    server: Server
+    watch: TermsWatch
+    now: str
+
+    def queue_usage(self) -> None:
+        """A request of 50 tokens to the server, which begins and ends now, is to be written."""
+        fields = {"registration_id": "a", "started_at": self.now, "prompt_tokens": 30, "completion_tokens": 20}
+        self.store.queue_usage(build_record(**fields).row())
+
+
+@asynccontextmanager
+async def noon(path: Path) -> AsyncIterator[Noon]:
     clock = clock_at("2026-11-23 12:00")
     server = lent(clock, daily_token_cap=1000)
-    fields = {"registration_id": "a", "started_at": clock.utc_iso(), "prompt_tokens": 30, "completion_tokens": 20}
-    async with opened(tmp_path / "gateway.db") as store:
+    async with opened(path) as store:
         watch = TermsWatch(registry=build_registry(server), usage_table=UsageTable(store), clock=clock)
-        store.queue_usage(build_record(**fields).row())
-        busy = asyncio.create_task(store.write(lambda database: time.sleep(0.05)))
+        yield Noon(store, server, watch, clock.utc_iso())
+
+
+async def test_tokens_that_are_spent_while_they_are_counted_count_once(tmp_path: Path, io_loop: object) -> None:
+    async with noon(tmp_path / "gateway.db") as at:
+        at.queue_usage()
+        busy = asyncio.create_task(at.store.write(lambda database: time.sleep(0.05)))
         await asyncio.sleep(0)
-        counting = asyncio.create_task(watch.count())
+        counting = asyncio.create_task(at.watch.count())
         await asyncio.sleep(0)
-        server.lending.spend(fields["started_at"], 50)  # A request that ends now.
-        store.queue_usage(build_record(**fields).row())
+        at.server.lending.spend(at.now, 50)  # A request that ends now.
+        at.queue_usage()
         await asyncio.gather(busy, counting)
-        assert server.lending.tokens_today == 100
-        assert len(await usage_rows(store)) == 2
+        assert at.server.lending.tokens_today == 100
+        assert len(await usage_rows(at.store)) == 2
 
 
 async def test_tokens_are_counted_later_when_the_disk_does_not_let_them(tmp_path: Path, io_loop: object) -> None:
-    clock = clock_at("2026-11-23 12:00")
-    server = lent(clock, daily_token_cap=1000)
-    fields = {"registration_id": "a", "started_at": clock.utc_iso(), "prompt_tokens": 30, "completion_tokens": 20}
-    async with opened(tmp_path / "gateway.db") as store:
-        watch = TermsWatch(registry=build_registry(server), usage_table=UsageTable(store), clock=clock)
-        with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
+    path = tmp_path / "gateway.db"
+    async with noon(path) as at:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            store.queue_usage(build_record(**fields).row())
-            await watch.count()
-            assert server.lending.uncounted, "what waits for the disk would be missing"
-        await watch.count()
-        assert server.lending.tokens_today == 50
+            at.queue_usage()
+            await at.watch.count()
+            assert at.server.lending.uncounted, "what waits for the disk would be missing"
+        await at.watch.count()
+        assert at.server.lending.tokens_today == 50
 
 
 async def test_time_passing_tells_who_waits(tmp_path: Path, io_loop: object) -> None:
