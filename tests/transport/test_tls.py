@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import random
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from multiverse.transport.addresses import AddressPolicy
 from multiverse.transport.dialling import Dialler
-from multiverse.transport.failures import BadAnswer, ConnectTimeout, Disconnected, TLSFailed, TotalTimeout
+from multiverse.transport.failures import BadAnswer, ConnectTimeout, Disconnected, MachineGone, TLSFailed, TotalTimeout
 from multiverse.transport.http import StreamingHTTPClient
 from tests import wire
+from tests.packets import drop_all_packets
 from tests.peers import ScriptedPeer
 from tests.transport.asking import ask, begin, open_sockets
 from tests.transport.certificates import Authority
@@ -310,3 +312,21 @@ async def test_a_server_that_ends_while_idle(client: StreamingHTTPClient, good_c
         for _number in range(5):
             assert not (await ask(client, url)).reused_connection
             await soon(lambda: client.idle_count == 0, "the end is noticed")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's socket filters")
+async def test_a_closed_lid_behind_tls(make_client: MakeClient, authority: Authority) -> None:
+    policy = AddressPolicy(allow_private=True)
+    client = make_client(dialler=Dialler(policy, tls_context=authority.client_context(), absence_seconds=1.0))
+    context, gone = authority.server_context("good"), asyncio.Event()
+    context.num_tickets = 0  # Sent again and again for want of our acknowledgement, they would be signs of life.
+
+    async def close_lid(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        drop_all_packets(writer.get_extra_info("socket"))
+        await gone.wait()
+
+    async with serving(context, close_lid) as url:
+        with pytest.raises(MachineGone):
+            await ask(client, url, request_timeout=8.0)
+        gone.set()
