@@ -284,16 +284,14 @@ async def test_checking_does_not_dial(io_loop: object, peer: ScriptedPeer) -> No
 async def test_a_dial_that_is_cancelled_leaks_nothing(make_client: MakeClient, peer: ScriptedPeer) -> None:
     dialler = Dialler(OPEN, lookup=lambda *_name, **_settings: found("127.0.0.2", "127.0.0.1"))
     client = make_client(dialler=dialler, idle_seconds=0.0)
-    await ask(client, f"http://laptop.test:{peer.port}")
-    await soon(lambda: not peer.open_connections(), "nothing is kept")
     before = open_sockets()
+    await ask(client, f"http://laptop.test:{peer.port}")
     for turns in range(30):
         exchange = begin(client, f"http://laptop{turns}.test:{peer.port}", method="DELETE")
         for _turn in range(turns):
             await asyncio.sleep(0)
         exchange.cancel()
-    await soon(lambda: open_sockets() == before, "no socket is left")
-    assert not client.connections
+    await soon(lambda: not client.connections and open_sockets() <= before, "no socket is left")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="is about what Linux does")

@@ -132,7 +132,7 @@ async def test_leaving_while_dialling(client: StreamingHTTPClient, swallowing_po
     for exchange in exchanges:
         leave(exchange)
         await assert_ended(exchange, leave)
-    await soon(lambda: open_sockets() == before, "no socket is left")
+    await soon(lambda: open_sockets() <= before, "no socket is left")
 
 
 async def test_leaving_in_the_middle_of_a_tls_handshake(client: StreamingHTTPClient, leave: Leave) -> None:
@@ -179,7 +179,7 @@ async def test_leaving_while_uploading_to_a_peer_that_does_not_read(client: Stre
         await asyncio.sleep(0.05)
         leave(exchange)
         await assert_ended(exchange, leave)
-        await soon(lambda: open_sockets() == before, "the socket is closed with megabytes unsent")
+        await soon(lambda: open_sockets() <= before, "the socket is closed with megabytes unsent")
         assert not client.connections
 
 
@@ -304,6 +304,6 @@ async def test_nothing_leaks_from_hundreds_of_departures(client: StreamingHTTPCl
         for _turn in range(number % 15):
             await asyncio.sleep(0.0002)
         exchange.cancel()
-    await soon(lambda: open_sockets() == before, "no descriptor is left, here or there")
+    await soon(lambda: open_sockets() <= before, "no descriptor is left, here or there")
     assert not client.connections
     assert len(asyncio.all_tasks()) == tasks

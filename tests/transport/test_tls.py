@@ -163,7 +163,7 @@ async def test_a_handshake_that_never_ends(client: StreamingHTTPClient) -> None:
         with pytest.raises(ConnectTimeout):
             await ask(client, f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}", connect_timeout=0.2)
         assert watch.own_seconds < 2.0
-        await soon(lambda: open_sockets() == before, "no socket is left")
+        await soon(lambda: open_sockets() <= before, "no socket is left")
 
 
 async def test_a_handshake_that_is_cut_off(client: StreamingHTTPClient) -> None:
@@ -298,7 +298,7 @@ async def test_leaving_in_the_body_closes_at_once(client: StreamingHTTPClient, g
             await soon(lambda exchange=exchange: exchange.received, "the body has begun")
             exchange.cancel()
             await asyncio.wait_for(ended.wait(), 0.5)
-        await soon(lambda: open_sockets() == before, "no socket is left")
+        await soon(lambda: open_sockets() <= before, "no socket is left")
         assert not client.connections
 
 
