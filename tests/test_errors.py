@@ -285,6 +285,9 @@ MALFORMED = {
     "a space in the path": b"GET /a b HTTP/1.1\r\n" + HOST + b"\r\n",
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "two hosts": b"GET / HTTP/1.1\r\n" + HOST + HOST + b"\r\n",
+    "a whole address without a host": b"GET http://gateway.test/health HTTP/1.1\r\n\r\n",
+    "a wrong host beside a whole address": b"GET http://gateway.test/health HTTP/1.1\r\nHost: a b<c>\r\n\r\n",
+    "a whole address of a wrong host": b"GET http://a<b>/health HTTP/1.1\r\n" + HOST + b"\r\n",
     "a wrong host": b"GET / HTTP/1.1\r\nHost: a b<c>\r\n\r\n",
     "a line without a colon": b"GET / HTTP/1.1\r\n" + HOST + b"no colon\r\n\r\n",
     "a space before the colon": b"GET / HTTP/1.1\r\n" + HOST + b"Name : value\r\n\r\n",
@@ -320,6 +323,19 @@ def test_a_malformed_request(gateway: GatewayProcess, subtests: pytest.Subtests)
             assert response.ended == "orderly"
             assert client.at_end(), "what follows belongs to no request, least of all to another one"
     assert gateway.call("GET", "/health").status == 200
+
+
+@pytest.mark.parametrize("scheme", [b"http", b"HTTPS"])
+def test_a_target_may_be_a_whole_address(gateway: GatewayProcess, scheme: bytes) -> None:
+    """RFC 9112 §3.2.2: a server must take it, and its host instead of the header's."""
+    key = b"Authorization: Bearer " + ADMIN_KEY.encode() + b"\r\n"
+    with gateway.client() as client:
+        client.send(b"GET " + scheme + b"://class.test:81/admin/mirror HTTP/1.1\r\n" + HOST + key + b"\r\n")
+        assert b'"host":"class.test:81"' in client.read_response().body
+    with gateway.client() as client:
+        for target, status in {b"": 200, b"?a=b": 200, b"/health?a=b": 200, b"/nowhere?a=b": 404}.items():
+            client.send(b"GET " + scheme + b"://class.test" + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert client.read_response().status == status
 
 
 def test_a_malformed_request_keeps_its_id(gateway: GatewayProcess) -> None:

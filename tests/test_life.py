@@ -21,7 +21,7 @@ import tornado.netutil
 
 from multiverse.config import load_config
 from multiverse.gateway import Gateway
-from multiverse.web.app import make_server
+from multiverse.web.app import bind, make_server
 from multiverse.web.front.door import FrontDoor
 from tests import wire
 from tests.answers import assert_error
@@ -104,6 +104,19 @@ def test_an_address_of_another_machine(tmp_path: Path, host: str) -> None:
     assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
     assert "HOST" in ended.stderr
     assert host in ended.stderr
+
+
+@pytest.mark.parametrize("host", ["::", "127.0.0.1"])
+def test_all_addresses_are_those_of_ipv4_as_well(host: str) -> None:
+    """Nobody is served here: what is bound for a moment is looked at."""
+    config = load_config({"ADMIN_API_KEY": ADMIN_KEY, "HOST": host, "PORT": "0"})
+    listeners = bind(config)
+    with contextlib.ExitStack() as open_listeners:
+        bound = {open_listeners.enter_context(listener).getsockname()[:2] for listener in listeners}
+    addresses = {address for address, _port in bound}
+    assert len({port for _address, port in bound}) == 1
+    assert addresses == {host} if host != "::" else "0.0.0.0" in addresses
+    assert host != "::" or "::" in addresses or not socket.has_dualstack_ipv6()
 
 
 def test_a_database_that_is_none(tmp_path: Path) -> None:

@@ -125,9 +125,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _bind(config: Config) -> list[socket.socket]:
+def bind(config: Config) -> list[socket.socket]:
+    """Sockets that listen where `HOST` and `PORT` say. Raises ConfigError for a host that is not of this machine."""
+    # "::" is every address, of IPv4 as well, as programs elsewhere take it; Tornado's sockets keep the two apart.
+    address = None if config.host in ("", "::") else config.host
     try:
-        return tornado.netutil.bind_sockets(config.port, config.host or None)
+        return tornado.netutil.bind_sockets(config.port, address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise _CannotListen(
@@ -170,7 +173,7 @@ async def _serve(config: Config, logs: Logs, service_manager: ServiceManager) ->
     _on_signal(signal.SIGTERM, stop.set)  # A PaaS may send it more than once, and still means "take your time".
     _on_signal(signal.SIGINT, lambda: hurry.set() if stop.is_set() else stop.set())
     entries = read_servers_file(config.servers_file) if config.servers_file else []
-    sockets = _bind(config)
+    sockets = bind(config)
     for listener in sockets:
         notice_absence(listener, _clients_absence_seconds(config))
     try:

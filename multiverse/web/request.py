@@ -6,6 +6,7 @@ that was judged before, nearly every one, costs a few assignments; all others ar
 
 from __future__ import annotations
 
+import re
 import time
 from functools import lru_cache
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine, ResponseStartLine
 
 from multiverse.web.headers import LONGEST_REMEMBERED, KnownHeaders
+
+ABSOLUTE_FORM = re.compile(r"(?i:https?)://([^/?#@]+)(/[^?]*)?(\?.*)?")
 
 
 class GatewayRequest(HTTPServerRequest):
@@ -36,7 +39,9 @@ class GatewayRequest(HTTPServerRequest):
         method, target, version = start_line
         fields = self.fields = headers.fields if isinstance(headers, KnownHeaders) else dict(headers)
         host = fields.get("Host")
-        if host is None or len(host) > LONGEST_REMEMBERED or "?" in target:
+        if host is None or len(host) > LONGEST_REMEMBERED or "?" in target or not target.startswith("/"):
+            start_line, headers = _in_origin_form(start_line, headers)
+            self.fields = headers.fields if isinstance(headers, KnownHeaders) else dict(headers)
             super().__init__(
                 connection=connection, server_connection=server_connection, start_line=start_line, headers=headers
             )
@@ -50,6 +55,20 @@ class GatewayRequest(HTTPServerRequest):
         self.remote_ip, self.protocol = context.remote_ip, context.protocol
         self.arguments, self.query_arguments, self.body_arguments, self.files = {}, {}, {}, {}
         self._start_time = time.time()
+
+
+def _in_origin_form(start_line: RequestStartLine, headers: HTTPHeaders) -> tuple[RequestStartLine, HTTPHeaders]:
+    """A target in absolute form, as clients of a proxy send it, names path and host; its `Host` counts no longer
+    (RFC 9112 §3.2.2). A request without `Host` stays the fault that it is; raises HTTPInputError for one that is none.
+    """
+    match = ABSOLUTE_FORM.fullmatch(start_line.path)
+    if match is None or "Host" not in headers:
+        return start_line, headers
+    _judged_host.__wrapped__(headers["Host"])
+    authority, path, query = match.groups(default="")
+    headers = headers.copy()
+    headers["Host"] = authority
+    return start_line._replace(path=f"{path or '/'}{query}"), headers
 
 
 @lru_cache(256)

@@ -66,7 +66,9 @@ class Echo(tornado.web.RequestHandler):
     def get(self) -> None:
         fields = sorted((name, value) for name, value in self.request.headers.get_all() if name.startswith("X-"))
         digest = hashlib.sha256(self.request.body).hexdigest()[:16]
-        self.write(json.dumps([self.request.method, self.request.uri, fields, digest, len(self.request.body)]))
+        # The gateway turns targets into origin form (RFC 9112 §3.2.2), Tornado does not.
+        target = (self.request.uri or "").removeprefix("http://gateway.test")
+        self.write(json.dumps([self.request.method, target, fields, digest, len(self.request.body)]))
 
     post = put = patch = delete = options = propfind = get
 
