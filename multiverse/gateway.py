@@ -36,6 +36,7 @@ from multiverse.proxy.stories import Stories, Story
 from multiverse.proxy.traces import continue_trace
 from multiverse.proxy.tracing import open_spans
 from multiverse.servers.aliases import Aliases
+from multiverse.servers.discovery import Discovery
 from multiverse.servers.health import HealthChecker
 from multiverse.servers.probe import Prober
 from multiverse.servers.record import state_row
@@ -190,6 +191,7 @@ class Gateway:
             resolve_timeout_seconds=config.connect_timeout_seconds,
             on_secret=self._on_secret,
         )
+        self.discovery = Discovery(self.registrations)
         self.classroom = Classroom(
             count=config.classroom_servers,
             registrations=self.registrations,

@@ -53,8 +53,8 @@ HOMES = {
     "httptools": "transport.answers",
     "uvloop": "web.app",
     "msgspec": "people.usage proxy servers.probe web",
-    "marshmallow": "web.client_reply_schemas web.people_reply_schemas web.people_schemas web.reply_schemas web.schemas"
-    " web.strict_fields web.terms_schema web.text_fields",
+    "marshmallow": "web.client_reply_schemas web.lend_schema web.people_reply_schemas web.people_schemas"
+    " web.reply_schemas web.schemas web.strict_fields web.terms_schema web.text_fields",
     "apispec": "web.openapi",
     "prometheus_client": "web.metrics",
     "opentelemetry": "proxy.spans",

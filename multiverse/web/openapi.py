@@ -29,7 +29,6 @@ from multiverse.web.openapi_examples import (
     PAGE,
     REPLIES,
     REQUESTS,
-    RETRY_AFTER_CODES,
 )
 from multiverse.web.openapi_replies import REPLY_SCHEMAS
 from multiverse.web.route import Route
@@ -55,6 +54,9 @@ ERROR_SHAPE = {
         }
     },
 }
+RETRY_AFTER_CODES = frozenset(
+    {"rate_limit_exceeded", "no_server_available", "overloaded", "model_loading", "shutting_down"}
+)
 CODES_OF_PARAMETERS = MappingProxyType(
     {"registration_id": "server_not_found", "key_id": "key_not_found", "code_id": "claim_code_not_valid"}
 )
@@ -64,10 +66,13 @@ MORE_CODES = MappingProxyType(
         "GET /metrics": frozenset({"invalid_api_key"}),
         "POST /claim": frozenset({"claim_code_not_valid"}),
         "POST /admin/probe": frozenset({"server_not_found"}),
+        "POST /admin/lend": frozenset({"no_server_available"}),
         "GET /v1/models/{id}": frozenset({"model_not_found"}),
         "DELETE /admin/aliases/{name}": frozenset({"model_not_found"}),
     }
 )
+# A body says more, and need not be there.
+WITHOUT_A_BODY = frozenset({"POST /admin/lend"})
 DESCRIPTION = (
     "Shares the AI models of a class through one OpenAI-compatible address. A key travels in a header, never in a URL: "
     "`Authorization: Bearer KEY` or `X-API-Key: KEY`. Every answer has an `X-Request-ID`."
@@ -144,7 +149,10 @@ def _operation(spec: APISpec, route: Route, method: str) -> dict[str, Any]:
     if route.query_schema is not None and method == "GET":
         operation["parameters"] = [{"in": "query", "schema": route.query_schema}]
     if route.request_schema is not None and method in ("POST", "PUT", "PATCH"):
-        operation["requestBody"] = {"required": True, "content": {JSON: _request(route, method)}}
+        operation["requestBody"] = {
+            "required": f"{method} {route.shown}" not in WITHOUT_A_BODY,
+            "content": {JSON: _request(route, method)},
+        }
     return operation
 
 

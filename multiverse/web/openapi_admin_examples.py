@@ -105,6 +105,7 @@ ADMIN_REQUESTS: Mapping[str, dict[str, Any]] = MappingProxyType(
     {
         "POST /session": {"key": "mv-…"},
         "POST /admin/probe": {"endpoint_url": "http://localhost:11434"},
+        "POST /admin/lend": {"ports": [11434], "tags": ["laptop"]},
         "PUT /admin/aliases/{name}": {"models": ["llama-2-7b", "qwen2.5-7b"]},
         "PUT /admin/classroom/{registration_id}": {"mood": "slow", "minutes": 2},
         "POST /admin/keys": {"name": "Ada Lovelace", "email": "ada@example.org", "expires_at": "2027-06-30"},

@@ -13,7 +13,7 @@ from typing import Any
 from multiverse import __version__
 from multiverse.web.openapi_admin_examples import ADMIN_REPLIES, ADMIN_REQUESTS, EVENTS, JSON, PAGE, Reply
 
-__all__ = ["ERROR_MESSAGES", "EVENTS", "FIELD_MEANINGS", "JSON", "PAGE", "REPLIES", "REQUESTS", "RETRY_AFTER_CODES"]
+__all__ = ["ERROR_MESSAGES", "EVENTS", "FIELD_MEANINGS", "JSON", "PAGE", "REPLIES", "REQUESTS"]
 
 FIELD_MEANINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -224,6 +224,7 @@ def _forwarded(kinds: str = f"{JSON} {EVENTS}") -> tuple[Reply, ...]:
     return ((200, "The server's own answer, byte for byte; events when `stream` is true.", kinds, None),)
 
 
+LENT = MappingProxyType({"message": "Thank you. Lent now: llama-2-7b.", "servers": [{**RECORD}], "not_registered": []})
 REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
     {
         **ADMIN_REPLIES,
@@ -268,6 +269,10 @@ REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
         "POST /admin/register": (
             (200, "It was registered already; it is updated.", JSON, {**RECORD, "message": "It is updated."}),
             (201, "Registered, whatever the probe said.", JSON, {**RECORD, "message": "Server registered."}),
+        ),
+        "POST /admin/lend": (
+            (200, "All of it was registered already; it is updated.", JSON, {**LENT}),
+            (201, "Found, and registered.", JSON, {**LENT}),
         ),
         "PUT /admin/register/{registration_id}": (
             (200, "The record as it is now.", JSON, {**RECORD, "message": "Registration updated."}),
@@ -316,9 +321,6 @@ REPLIES: Mapping[str, tuple[Reply, ...]] = MappingProxyType(
     }
 )
 
-RETRY_AFTER_CODES = frozenset(
-    {"rate_limit_exceeded", "no_server_available", "overloaded", "model_loading", "shutting_down"}
-)
 ERROR_MESSAGES: Mapping[str, tuple[str, str | None]] = MappingProxyType(
     {
         "invalid_request": ("The field `model` is missing.", "model"),

@@ -137,6 +137,22 @@ class RecordsSchema(ReplySchema):
     filters_applied = fields.Dict(keys=fields.String(), values=fields.Raw())
 
 
+class NotRegisteredSchema(ReplySchema):
+    """A model that was found and could not be registered."""
+
+    endpoint_url = fields.String()
+    model_name = fields.String()
+    reason = fields.String()
+
+
+class LentSchema(ReplySchema):
+    """`POST /admin/lend`."""
+
+    message = fields.String()
+    servers = list_of(RecordSchema)
+    not_registered = list_of(NotRegisteredSchema)
+
+
 class DeregisteredSchema(ReplySchema):
     """`DELETE /admin/register/{registration_id}`."""
 

@@ -12,11 +12,13 @@ from multiverse.web.handlers import (
     events,
     inference,
     insight,
+    lending,
     mirror,
     pages,
     session,
     system,
 )
+from multiverse.web.lend_schema import LendSchema
 from multiverse.web.people_routes import PEOPLE_ROUTES
 from multiverse.web.people_schemas import StoriesQuerySchema
 from multiverse.web.route import REGISTRATION_ID, REQUEST_ID, STATIC_NAME, Route
@@ -221,6 +223,14 @@ ROUTES: tuple[Route, ...] = (
         access="owner",
         methods={"POST": "Probe an address that is not registered, and list its models."},
         request_schema=LookSchema,
+    ),
+    Route(
+        shown="/admin/lend",
+        pattern="/admin/lend",
+        handler=lending.LendHandler,
+        access="owner",
+        methods={"POST": "Find the servers on the machine that asks, and register their models."},
+        request_schema=LendSchema,
     ),
     Route(
         shown="/admin/mirror",

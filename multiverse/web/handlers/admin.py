@@ -99,6 +99,17 @@ class OwnerHandler(GatewayHandler):
         fields, require_healthy = registration_fields(loaded)
         return with_friends_known(fields, self.gateway.keys), require_healthy
 
+    async def register(self, fields: dict[str, Any], *, require_healthy: bool = False) -> tuple[Server, bool]:
+        """Register a server in the caller's name, or update the caller's own; (server, created)."""
+        if self.owner_key_id is not None:
+            fields = {"owner_name": self.caller.name, **fields}
+        server, created = await self.gateway.registrations.register(
+            fields, require_healthy=require_healthy, owner_key_id=self.owner_key_id
+        )
+        if not created:
+            await self.gateway.terms_watch.count()
+        return server, created
+
     async def update(self, registration_id: str, fields: dict[str, Any], *, require_healthy: bool = False) -> Server:
         """Change the server, and count its tokens anew if another day goes for it now."""
         server = await self.gateway.registrations.update(registration_id, fields, require_healthy=require_healthy)
@@ -113,13 +124,7 @@ class RegisterHandler(OwnerHandler):
         """Register a server, or update the one that is registered for the same model and address."""
         fields, require_healthy = self.registration_fields(load(REGISTER_SCHEMA, self.read_json()))
         self.count_probe()
-        if self.owner_key_id is not None:
-            fields = {"owner_name": self.caller.name, **fields}
-        server, created = await self.gateway.registrations.register(
-            fields, require_healthy=require_healthy, owner_key_id=self.owner_key_id
-        )
-        if not created:
-            await self.gateway.terms_watch.count()
+        server, created = await self.register(fields, require_healthy=require_healthy)
         message = "Server registered." if created else "This server was registered already; it is updated."
         if server.health_status != HEALTHY:
             message += f" It cannot take requests yet: {server.reason}"
