@@ -91,6 +91,8 @@ def claim(visitor: Visitor, code: str, name: str) -> str:
     snippet = page.locator("#claimed-snippet code")
     expect(snippet).to_contain_text(f'base_url="{visitor.gateway.url}/v1", api_key="{key}"')
     compile(snippet.inner_text(), "claimed", "exec")
+    line = f'curl -X POST {visitor.gateway.url}/admin/lend -H "Authorization: Bearer {key}"'
+    expect(page.locator("#claimed-lend-line code")).to_have_text(line)
     return key
 
 

@@ -139,6 +139,36 @@ def test_a_mistake_is_told_beside_its_field(gateway: GatewayProcess, visit: Visi
     expect(page.get_by_label("E-mail")).not_to_have_attribute("aria-invalid", "true")
 
 
+def test_one_click_lends_what_runs_here(gateway: GatewayProcess, visit: Visit, peer: ScriptedPeer, model: str) -> None:
+    peer.model_names[:] = [model, f"{model}-\u202eeno"]
+    visitor = visit(gateway, signed_in=True)
+    visitor.expect("status of 503")
+    page = visitor.open("/register")
+    form = page.get_by_role("form", name="Lend this computer")
+    send = form.get_by_role("button", name="Find and lend its models")
+    form.get_by_label("Ports").fill("many")
+    send.click()
+    expect(page.locator("#ports-error")).to_contain_text("Numbers of ports")
+    form.get_by_label("Ports").fill("9")
+    send.click()
+    expect(form.get_by_role("alert")).to_contain_text("You ask from 127.0.0.1; port 9: the server refused")
+    form.get_by_label("Ports").fill(f"9, {peer.port}")
+    send.click()
+    expect(page.locator("#lent")).to_be_focused()
+    expect(page.locator("#lent-message")).to_contain_text(f"Lent now: {model}.")
+    expect(form.get_by_role("alert")).to_be_hidden()
+    lines = page.locator("#lent-servers li")
+    expect(lines).to_have_count(2)
+    expect(lines.nth(0)).to_contain_text("healthy")
+    expect(lines.nth(1)).to_contain_text("Not registered")
+    page.get_by_text("From a terminal").click()
+    line = f'curl -X POST {gateway.url}/admin/lend -H "Authorization: Bearer $KEY"'
+    expect(page.locator("#lend-line code")).to_have_text(line)
+    lines.nth(0).get_by_role("link", name=model).click()
+    expect(page.get_by_role("heading", name=model)).to_be_visible()
+    gateway.admin("DELETE", f"/admin/register/{page.url.rpartition('/')[2]}")
+
+
 def test_the_gateway_s_own_no_is_shown(gateway: GatewayProcess, visit: Visit) -> None:
     visitor = visit(gateway, signed_in=True)
     visitor.expect("status of 400")

@@ -5,7 +5,7 @@ import { codeBlock, find, setHidden, setText, whileBusy } from "./dom.js";
 import { atMost, email, Fields } from "./fields.js";
 import { day } from "./format.js";
 import { startFrame } from "./frame.js";
-import { greeting } from "./snippets.js";
+import { greeting, lendLine } from "./snippets.js";
 import { snippetTabs } from "./tabs.js";
 
 const CODE_LENGTH = 10;
@@ -49,6 +49,8 @@ async function showClaimed(claimed) {
   setText(find("#claimed-facts"), claimed.expires_at ? `${may} Valid until ${day(claimed.expires_at)}.` : may);
   find("#claimed-key").replaceChildren(codeBlock(claimed.key, "Copy the key"));
   find("#claimed-base").replaceChildren(codeBlock(`${location.origin}/v1`));
+  find("#claimed-lend-line").replaceChildren(codeBlock(lendLine(claimed.key)));
+  setHidden(find("#claimed-lending"), claimed.role !== "student");
   setHidden(find("#claim-card"), true);
   const card = find("#claimed-card");
   setHidden(card, false);

@@ -9,6 +9,7 @@ import { startFrame } from "./frame.js";
 import { live } from "./live.js";
 import { showOffer } from "./offer.js";
 import { ServerTable } from "./server_table.js";
+import { lendLine } from "./snippets.js";
 import { toastError } from "./toasts.js";
 
 const HISTORY_MS = 15_000;
@@ -43,10 +44,7 @@ function showFirstCommands() {
   const steps = [
     ["Start a server, for example Ollama, so that others can reach it:", "OLLAMA_HOST=0.0.0.0 ollama serve"],
     ["Give it a model:", "ollama pull llama3.2"],
-    [
-      "Register it, with this machine's address and the admin's key:",
-      `curl -X POST ${location.origin}/admin/register -H 'Content-Type: application/json' -H "X-API-Key: $ADMIN_API_KEY" -d '{"model_name": "llama3.2", "endpoint_url": "http://YOUR-ADDRESS:11434"}'`,
-    ],
+    ["Lend it; the gateway finds it where it is asked from:", lendLine("$ADMIN_API_KEY")],
   ];
   find("#first-commands").append(...steps.map(([text, command]) => build("li", {}, text, codeBlock(command))));
 }

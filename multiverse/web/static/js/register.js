@@ -3,12 +3,14 @@
 import { call } from "./api.js";
 import { build, copyButton, find, setHidden, setText } from "./dom.js";
 import { startFrame } from "./frame.js";
+import { startLending } from "./lend.js";
 import { FIELDS, ServerForm } from "./server_form.js";
 import { greeting } from "./snippets.js";
 import { snippetTabs } from "./tabs.js";
 import { toast } from "./toasts.js";
 
 startFrame();
+startLending();
 
 const form = find("#register-form");
 const fields = new ServerForm(form);

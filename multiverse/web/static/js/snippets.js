@@ -68,3 +68,9 @@ export function snippet(language, body, key = NO_KEY) {
 export function greeting(model) {
   return { model, messages: [{ role: "user", content: "Hello! How are you?" }] };
 }
+
+/** The line that lends the machine on which it is typed; for sh, cmd and PowerShell alike. */
+export function lendLine(key) {
+  const program = /^Win/.test(navigator.platform) ? "curl.exe" : "curl"; // PowerShell 5 calls something else curl.
+  return `${program} -X POST ${location.origin}/admin/lend -H "Authorization: Bearer ${key}"`;
+}
