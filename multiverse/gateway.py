@@ -93,7 +93,7 @@ class Gateway:
         self.store = Store(config.database_path)
         self.keyring = KeyRing(keys=self.keys, table=KeyTable(self.store), clock=self.clock)
         self.aliases = Aliases(table=AliasTable(self.store), clock=self.clock)
-        self.registry = Registry(least_busy=config.load_balancing == "least_busy")
+        self.registry = Registry(least_busy=config.load_balancing == "least_busy", aliases=self.aliases)
         self.spans = open_spans(config)
         begin_trace = continue_trace if self.spans is None else self.spans.begin
         self.stories = Stories(clock=self.clock, begin_trace=begin_trace, traces_all=self.spans is not None)

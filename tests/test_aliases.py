@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests import wire
@@ -140,6 +142,34 @@ def test_a_key_for_some_models(gateway: GatewayProcess, start_peer: StartPeer, m
     assert offered(gateway, only_b) == {}, "what they may not ask answers nothing for them, under whatever name"
     gateway.admin("DELETE", f"/admin/aliases/{model}")
     gateway.admin("DELETE", f"/admin/aliases/{model}-alias")
+
+
+def suggested(gateway: GatewayProcess, name: str, headers: Headers) -> set[str]:
+    """What somebody is pointed to who asks for `name`, which nobody offers: to ask it, and to look it up."""
+    answers = gateway.chat(name, headers=headers), gateway.call("GET", f"/v1/models/{name}", None, headers)
+    for answer in answers:
+        assert_error(answer, "model_not_found", "model")
+    asked, looked_up = (set(re.findall("'(.+?)'", answer.error["message"].partition("Did")[2])) for answer in answers)
+    assert asked == looked_up
+    return asked
+
+
+def test_close_names_are_those_that_one_may_ask(gateway: GatewayProcess, start_peer: StartPeer, model: str) -> None:
+    first, second, unknown, alias = model, f"{model}-b", f"{model}-c", f"{model}-alias"
+    for name in (first, second):
+        registration_id = gateway.register(start_peer(), name)
+    stands_for(gateway, alias, first)
+    anybody = [bearer(make_key(gateway)[1]), []]
+    assert all({alias, first, second} == suggested(gateway, unknown, headers) for headers in anybody)
+    for models, near in (([second], {second}), ([alias], {alias}), ([first], {first, alias}), ([], set())):
+        only = bearer(make_key(gateway, models=[unknown, f"{alias}-x", *models])[1])
+        assert suggested(gateway, unknown, only) == near
+        stands_for(gateway, f"{alias}-x", f"{model}-nobody")
+        assert suggested(gateway, f"{alias}-x", only) == near, "nor by a name that stands for nothing here"
+        gateway.admin("DELETE", f"/admin/aliases/{alias}-x")
+    gateway.admin("PATCH", f"/admin/servers/{registration_id}", {"offered_to": "me"})
+    assert all({alias, first} == suggested(gateway, unknown, headers) for headers in anybody)
+    gateway.admin("DELETE", f"/admin/aliases/{alias}")
 
 
 def test_they_outlive_a_restart_and_the_commands(start_gateway: StartGateway, peer: ScriptedPeer) -> None:

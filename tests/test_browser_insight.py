@@ -1,4 +1,4 @@
-"""Models, logs and settings in the browser: what there is to look at."""
+"""Models and the names that stand for them, logs and settings in the browser."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from datetime import datetime
 
 from playwright.sync_api import Page, Route, expect
 
+from tests.browser import PHONE
 from tests.conftest import StartPeer, Visit
 from tests.operations import AnswerChat, Reset, Sleep
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, GatewayProcess
+from tests.test_keyring import make_key
 
 
 def test_models_and_who_offers_them(gateway: GatewayProcess, visit: Visit, start_peer: StartPeer, model: str) -> None:
@@ -28,6 +30,131 @@ def test_models_and_who_offers_them(gateway: GatewayProcess, visit: Visit, start
     expect(page.locator("tr.detail:visible code")).to_contain_text(f'model="{other}"')
     page.locator("tbody:visible").get_by_role("link", name="Try it").click()
     expect(page.get_by_label("Model", exact=True)).to_have_value(other)
+
+
+def aliases_of(gateway: GatewayProcess) -> dict[str, list[str]]:
+    return {alias["name"]: alias["models"] for alias in gateway.admin("GET", "/admin/aliases").json()["aliases"]}
+
+
+def test_one_model_then_another(gateway: GatewayProcess, visit: Visit, start_peer: StartPeer, model: str) -> None:
+    """By keyboard: "A, then B when no server of A can answer", seen in another tab, turned round, and removed."""
+    for alias in aliases_of(gateway):
+        gateway.admin("DELETE", f"/admin/aliases/{alias}")
+    other = f"{model}-b"
+    first = gateway.register(start_peer(), model)
+    gateway.register(start_peer(), other)
+    visitor = visit(gateway, signed_in=True)
+    visitor.page.clock.install()
+    elsewhere, page = visitor.new_page(), visitor.open("/models")
+    elsewhere.goto(page.url)
+    for tab in (elsewhere, page):
+        expect(tab.locator("#no-aliases")).to_contain_text("a name that stands for a model")
+    page.get_by_role("button", name="New alias").press("Enter")
+    expect(page.get_by_label("Name")).to_be_focused()
+    page.keyboard.type(model)
+    page.keyboard.press("Tab")  # A model's name: that model first, and then another.
+    expect(page.get_by_label("Model 1", exact=True)).to_have_value(model)
+    page.get_by_label("Model 2", exact=True).fill(other)
+    meaning = f"Who asks for {model} gets {model}. When none of its servers can answer: {other}."
+    expect(page.locator("#alias-meaning")).to_have_text(meaning)
+    page.keyboard.press("Enter")
+    row = page.locator("#aliases tr")
+    expect(row.locator("li")).to_have_text([f"{name} 1 of 1 server healthy" for name in (model, other)])
+    expect(page.get_by_role("button", name="New alias")).to_be_focused()
+    gateway.admin("POST", f"/admin/servers/{first}/drain")
+    assert gateway.chat(model).header("X-Gateway-Model") == other
+    page.clock.fast_forward(11_000)
+    expect(elsewhere.locator("#aliases li")).to_have_count(2)
+    turn_round_and_remove(page, gateway, model, other)
+    page.clock.fast_forward(11_000)
+    expect(elsewhere.locator("#no-aliases")).to_be_visible()
+
+
+def turn_round_and_remove(page: Page, gateway: GatewayProcess, model: str, other: str) -> None:
+    row, change = page.locator("#aliases tr"), page.get_by_role("button", name=f"Change the alias {model}")
+    change.press("Enter")
+    page.get_by_role("button", name=f"Move {model} down").press("Enter")
+    expect(page.get_by_role("button", name=f"Move {model} up")).to_be_focused()  # It can go no further down.
+    page.get_by_role("button", name="Save changes").press("Enter")
+    expect(row.locator("li .model-name")).to_have_text([other, model])
+    expect(change).to_be_focused()
+    assert aliases_of(gateway) == {model: [other, model]}
+    page.get_by_role("button", name=f"Remove the alias {model}").press("Enter")
+    page.keyboard.press("Escape")
+    expect(page.locator("#confirm-remove")).to_be_hidden()
+    assert aliases_of(gateway), "nothing is removed unless one says so twice"
+    page.get_by_role("button", name=f"Remove the alias {model}").click()
+    page.locator("#confirm-removal").click()
+    expect(page.locator("#no-aliases")).to_be_visible()
+    expect(page.get_by_role("button", name="New alias")).to_be_focused()
+    assert aliases_of(gateway) == {}
+
+
+def test_an_alias_that_leads_nowhere(gateway: GatewayProcess, visit: Visit, model: str) -> None:
+    """On a phone, in the dark: each mistake is told where it is, also one that only the gateway knows of."""
+    name, changed = f"{model}-default", f"{model}-changed"
+    gateway.admin("PUT", f"/admin/aliases/{changed}", {"models": [model]})
+    visitor = visit(gateway, signed_in=True, viewport=PHONE, color_scheme="dark")
+    visitor.expect("status of 400")
+    page = visitor.open("/models")
+    expect(page.locator("#aliases")).to_contain_text("nobody offers it")
+    page.get_by_role("button", name="New alias").click()
+    save, errors = page.get_by_role("button", name="Make the alias"), page.locator("#alias-form .error:visible")
+    page.get_by_label("Model 1", exact=True).fill('<img src=x onerror="window.taken = true">')
+    save.click()
+    expect(errors).to_have_text(["This is needed.", re.compile("letters, digits")])
+    assert visitor.serious_findings() == []
+    page.get_by_label("Name").fill(changed)
+    page.get_by_label("Model 1", exact=True).fill(changed)
+    save.click()
+    expect(errors).to_have_text([re.compile("already"), re.compile("only for itself")])
+    page.get_by_label("Name").fill(name)
+    expect(errors).to_have_text(re.compile(f"an alias itself: .*{model}"))
+    page.get_by_label("Model 1", exact=True).fill(f"{model}-late")
+    page.get_by_role("button", name="Add a model").click()
+    page.get_by_label("Model 2", exact=True).fill(f"{model}-late")
+    save.click()
+    expect(errors).to_have_text("It stands above already.")
+    page.get_by_role("button", name="Take").last.click()
+    held: list[Route] = []
+    page.route("**/admin/aliases/*", lambda route: held.append(route))
+    with page.expect_request("**/admin/aliases/*"):
+        save.click()
+    expect(save).to_have_attribute("aria-busy", "true")
+    gateway.admin("PUT", f"/admin/aliases/{model}-late", {"models": [model]})
+    held[0].continue_()
+    page.unroute("**/admin/aliases/*")
+    expect(errors).to_have_text(f"'{model}-late' is an alias itself; name the models that it stands for.")
+    expect(page.get_by_label("Model 1", exact=True)).to_be_focused()
+    gateway.admin("DELETE", f"/admin/aliases/{model}-late")
+    save.click()
+    expect(page.locator("#aliases")).to_contain_text(name)
+    assert page.evaluate("window.taken") is None
+    somebody_else_changes_it(page, gateway, changed)
+    for alias in (name, changed):
+        gateway.admin("DELETE", f"/admin/aliases/{alias}")
+
+
+def somebody_else_changes_it(page: Page, gateway: GatewayProcess, name: str) -> None:
+    page.get_by_role("button", name=f"Change the alias {name}").click()
+    page.get_by_label("Model 1", exact=True).fill("mine")
+    gateway.admin("PUT", f"/admin/aliases/{name}", {"models": ["theirs"]})
+    save = page.get_by_role("button", name="Save changes")
+    save.click()
+    expect(page.locator("#alias-form .form-error")).to_contain_text("It stands for theirs now.")
+    assert aliases_of(gateway)[name] == ["theirs"]
+    save.click()
+    expect(page.locator("#aliases")).to_contain_text("mine")
+    assert aliases_of(gateway)[name] == ["mine"]
+
+
+def test_aliases_are_the_admins_to_set(gateway: GatewayProcess, visit: Visit) -> None:
+    for role in ("student", "reader"):
+        visitor = visit(gateway)
+        visitor.sign_in(make_key(gateway, role=role)[1])
+        page = visitor.open("/models")
+        expect(page.locator("#models-card")).not_to_have_attribute("aria-busy", "true")
+        expect(page.locator("dialog, #aliases-card")).to_have_count(0)
 
 
 def test_log_records_as_they_come(gateway: GatewayProcess, visit: Visit, peer: ScriptedPeer, model: str) -> None:

@@ -92,7 +92,7 @@ class Forwarding:
         self._call, self.key_id = call, call.caller.key_id
         keepalive_seconds = proxy.settings.stream_keepalive_seconds if call.stream else 0
         self._answer = Answer(reply, proxy.transport.loop, keepalive_seconds)
-        self._asker = Asker(call.asker, call.caller.weight, call.caller.is_admin)
+        self._asker = Asker(call.asker, call.caller.weight, call.caller.is_admin, call.caller.models)
         self._tried: list[Server] = []
         (self._model_name, self._last_resort), *self._ways = ways_through(call.models)
         self._attempt: Attempt | None = None

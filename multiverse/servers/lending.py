@@ -17,11 +17,18 @@ PAUSED, QUIET, CAPPED, NOT_OFFERED, RESERVED = "paused", "quiet", "capped", "not
 
 
 class Asker(NamedTuple):
-    """Whose request it is: a key's id, or an address for those without one; and how much it counts in a queue."""
+    """Whose request it is: a key's id, or an address for those without one; how much it counts in a queue, and which
+    models the key may ask, None for all.
+    """
 
     name: str = ""
     weight: int = 1
     is_admin: bool = False
+    models: frozenset[str] | None = None
+
+    def may_ask(self, name: str, model_name: str) -> bool:
+        """Whether the key may ask for this model by `name`, which stands for it or is its own."""
+        return self.models is None or not self.models.isdisjoint((name, model_name))
 
 
 ANYBODY = Asker()

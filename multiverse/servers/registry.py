@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
 
 from multiverse.errors import GatewayError, ModelLoading, ModelNotFound, NoServerAvailable, Overloaded
+from multiverse.servers.aliases import Alias
 from multiverse.servers.lending import ANYBODY, Asker
 from multiverse.servers.refusals import in_words, refusal_of
 from multiverse.servers.server import HEALTHY, Server
@@ -73,11 +75,14 @@ class Rotation:
 class Registry:
     """All registered servers. `least_busy` picks by in-flight over slots instead of in turn."""
 
-    def __init__(self, *, least_busy: bool = False, chooser: random.Random | None = None) -> None:
+    def __init__(
+        self, *, least_busy: bool = False, chooser: random.Random | None = None, aliases: Iterable[Alias] = ()
+    ) -> None:
         self._rotations: dict[str, Rotation] = {}
         self._by_id: dict[str, Server] = {}
         self._least_busy = least_busy
         self._chooser = chooser or random.Random()
+        self._aliases = aliases
         self._on_change: Callable[[str], None] = lambda model_name: None
 
     def watch(self, on_change: Callable[[str], None]) -> None:
@@ -180,13 +185,7 @@ class Registry:
 
     def unknown_model(self, model_name: str, asker: Asker) -> ModelNotFound:
         """What somebody is told who asks for a model that nobody registered, with the close names on offer to them."""
-        # A model that is kept from the asker is not named either.
-        names = [
-            name
-            for name, rotation in list(self._rotations.items())[:MAX_NAMES_TO_COMPARE]
-            if any(server.withheld_from(asker) is None for server in rotation.servers)
-        ]
-        by_lower = {name.lower(): name for name in names}
+        by_lower = {name.lower(): name for name in islice(self._names_for(asker), MAX_NAMES_TO_COMPARE)}
         near = difflib.get_close_matches(model_name.lower()[:200], list(by_lower), n=3, cutoff=0.5)
         hint = (
             "Did you mean " + " or ".join(f"'{by_lower[name]}'" for name in near) + "?"
@@ -194,6 +193,18 @@ class Registry:
             else "GET /v1/models lists the models on offer."
         )
         return ModelNotFound(f"The model '{model_name[:200]}' is not registered here. {hint}", param="model")
+
+    def _names_for(self, asker: Asker) -> Iterator[str]:
+        """What the asker could ask for. What is kept from them, by their key or by its owners, is not named either."""
+        stood_for = {alias.name: alias.models for alias in self._aliases}
+        for name in dict.fromkeys((*self._rotations, *stood_for)):
+            models = stood_for.get(name, (name,))
+            if any(asker.may_ask(name, model) and self._is_lent(model, asker) for model in models):
+                yield name
+
+    def _is_lent(self, model_name: str, asker: Asker) -> bool:
+        rotation = self._rotations.get(model_name)
+        return rotation is not None and any(server.withheld_from(asker) is None for server in rotation.servers)
 
     def has_other(self, model_name: str, tried: Collection[Server], last_resort: bool) -> bool:
         """Whether a server of `model_name` that is none of `tried` could answer if it had a free slot, for `pick`."""

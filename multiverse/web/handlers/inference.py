@@ -47,9 +47,14 @@ class ClientHandler(GatewayHandler):
 class OfferHandler(ClientHandler):
     """What is on offer: models, and names that stand for one of them."""
 
+    @property
+    def whose(self) -> Asker:
+        """Whoever asks, as the registry knows them."""
+        return Asker(self.asker, is_admin=self.caller.is_admin, models=self.caller.models)
+
     def offers(self) -> dict[str, dict[str, Any]]:
         """The models that at least one healthy server offers the caller, who may ask them, by name, aliases last."""
-        asker = Asker(self.asker, is_admin=self.caller.is_admin)
+        asker = self.whose
         records, ready = {}, set()
         for name, created, servers in self.gateway.registry.models():
             lent = [server for server in servers if server.withheld_from(asker) is None]
@@ -97,7 +102,7 @@ class ModelHandler(OfferHandler):
             return
         registry, aliases = self.gateway.registry, self.gateway.aliases
         if self.caller.may_ask(model_name) and not any(map(registry.knows, aliases.models_of(model_name))):
-            raise registry.unknown_model(model_name, Asker(self.asker, is_admin=self.caller.is_admin))
+            raise registry.unknown_model(model_name, self.whose)
         raise ModelNotFound(
             f"No healthy server offers the model '{model_name[:200]}'. GET /v1/models lists what is on offer.",
             param="model",

@@ -6,6 +6,7 @@ import { count } from "./format.js";
 
 const LARGEST_NUMBER = 2 ** 31 - 1;
 const TYPING_MS = 500;
+const NAME_OF_MODEL = /^[A-Za-z0-9._\-:/@+]{1,200}$/;
 
 export function wholeNumber(text) {
   if (!/^\d+$/.test(text) || Number(text) < 1) {
@@ -22,6 +23,10 @@ export function atMost(longest) {
   return (text) => (text.length <= longest ? "" : `At most ${longest} characters.`);
 }
 
+export function modelName(text) {
+  return NAME_OF_MODEL.test(text) ? "" : "At most 200 letters, digits and . _ - : / @ +";
+}
+
 /** The words of a list with commas, each once. */
 export function listOf(text) {
   return [...new Set(text.split(",").map((word) => word.trim()).filter(Boolean))];
@@ -32,26 +37,35 @@ export class Fields {
   #refused = new Map(); // What the gateway said about a text, by name; it holds until there is another text.
   #rules;
   #required;
+  #onInput;
 
   /** `rules`: by name, what is wrong with a text, empty for nothing; undefined where any text will do. */
   constructor(form, rules, { required = [], onInput = () => {} } = {}) {
     this.form = form;
-    this.names = Object.keys(rules);
-    this.#rules = rules;
+    this.names = [];
+    this.#rules = {};
     this.#required = new Set(required);
-    for (const name of this.names) {
-      this.#watch(name, onInput);
+    this.#onInput = onInput;
+    for (const [name, rule] of Object.entries(rules)) {
+      this.add(name, rule);
     }
   }
 
-  #watch(name, onInput) {
+  /** One more field, which has just come into the form. */
+  add(name, rule) {
+    this.names.push(name);
+    this.#rules[name] = rule;
+    this.#watch(name);
+  }
+
+  #watch(name) {
     const input = this.input(name);
     let timer;
     input.addEventListener("input", () => {
       if (this.#touched.has(name)) {
         this.judge(name);
       }
-      onInput(name);
+      this.#onInput(name);
       // Once something has been typed for a moment, say what is wrong with it: beside the field, as one types.
       clearTimeout(timer);
       timer = setTimeout(() => {
@@ -103,6 +117,13 @@ export class Fields {
     const refused = this.#refused.get(name);
     this.complain(name, complaint || (refused?.text === text ? refused.message : ""));
     return complaint === "";
+  }
+
+  /** Again those that were judged before, where what is right in one field depends on another. */
+  judgeAgain() {
+    for (const name of this.#touched) {
+      this.judge(name);
+    }
   }
 
   /** Whether all fields are well; the first that is not gets the focus. */

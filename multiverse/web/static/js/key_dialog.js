@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { find, setHidden, setText, whileBusy } from "./dom.js";
-import { atMost, email, Fields, listOf, wholeNumber } from "./fields.js";
+import { atMost, email, Fields, listOf, modelName, wholeNumber } from "./fields.js";
 import { toast } from "./toasts.js";
 
 const HEAVIEST = 100;
@@ -14,7 +14,7 @@ const ROLES = {
 };
 
 function models(text) {
-  return listOf(text).every((name) => /^[A-Za-z0-9._\-:/@+]{1,200}$/.test(name)) ? "" : "Names of models: letters, digits and . _ - : / @ + with commas between them.";
+  return listOf(text).every((name) => modelName(name) === "") ? "" : "Names of models: letters, digits and . _ - : / @ + with commas between them.";
 }
 
 function weight(text) {

@@ -1,5 +1,6 @@
 // The models and who offers them; for the admin with numbers of the last 24 hours.
 
+import { startAliases } from "./aliases.js";
 import { call, isAdmin } from "./api.js";
 import { build, find, setHidden, setText } from "./dom.js";
 import { count, milliseconds, NOTHING, plural } from "./format.js";
@@ -19,6 +20,7 @@ startFrame({ listsModels: true });
 const rows = new Map();
 const search = find("#search");
 let servers = new Map();
+const aliases = isAdmin ? startAliases() : null;
 
 /** One record for both kinds of visitors. */
 async function ask() {
@@ -107,6 +109,7 @@ function show(models) {
   }
   document.querySelector("#models")?.remove();
   filter();
+  aliases?.showModels(models);
 }
 
 function filter() {

@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { build, find, setHidden, whileBusy } from "./dom.js";
-import { atMost, email, Fields, listOf, wholeNumber } from "./fields.js";
+import { atMost, email, Fields, listOf, modelName, wholeNumber } from "./fields.js";
 import { milliseconds, plural } from "./format.js";
 
 export const FIELDS = {
@@ -71,7 +71,7 @@ function zoneHere() {
 
 const RULES = {
   endpoint_url: address,
-  model_name: (text) => (/^[A-Za-z0-9._\-:/@+]{1,200}$/.test(text) ? "" : "At most 200 letters, digits and . _ - : / @ +"),
+  model_name: modelName,
   api_key: (text) => (/^[!-~]{1,500}$/.test(text) ? "" : "Printable characters without spaces, at most 500."),
   owner_email: email,
   owner_name: atMost(200),
