@@ -22,7 +22,6 @@ from multiverse.errors import (
     InvalidAPIKey,
     InvalidRequest,
     MethodNotAllowed,
-    NotFound,
     PermissionDenied,
     RateLimitExceeded,
     RequestTooLarge,
@@ -33,6 +32,7 @@ from multiverse.errors import (
 from multiverse.people.keys import NOBODY, Caller
 from multiverse.people.limits import counted_address
 from multiverse.web.handlers.staged import FIRST_FIELDS, StagedHandler
+from multiverse.web.wrong_paths import no_such_route
 
 if TYPE_CHECKING:
     from multiverse.gateway import Gateway
@@ -278,7 +278,7 @@ class GatewayHandler(StagedHandler):
         if status_code == 403:
             return PermissionDenied("This request comes from a page of another site, which may not do this.")
         if status_code == 404:
-            return _no_such_route()
+            return no_such_route(self.request.path)
         if status_code == 405:
             return self.wrong_method()
         if 400 <= status_code < 500:
@@ -309,16 +309,16 @@ def methods_of(handler_class: type[tornado.web.RequestHandler]) -> tuple[str, ..
 class NotFoundHandler(GatewayHandler):
     """Every path that no route has."""
 
+    def check_trusted_origin(self, origin: str) -> bool:
+        """There is nothing to protect: who calls from another site's page hears that the path is wrong, too."""
+        return True
+
     def _admit(self) -> None:
-        raise _no_such_route()
+        raise no_such_route(self.request.path)
 
     def wrong_method(self) -> GatewayError:
         """Whatever the method, there is nothing here."""
-        return _no_such_route()
-
-
-def _no_such_route() -> NotFound:
-    return NotFound("There is no such route. GET / tells where the API is; GET /docs describes it.")
+        return no_such_route(self.request.path)
 
 
 def _too_large(limit: int) -> RequestTooLarge:

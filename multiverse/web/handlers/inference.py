@@ -14,7 +14,6 @@ from multiverse.errors import (
     InvalidAPIKey,
     LoopDetected,
     ModelNotFound,
-    NotFound,
     PermissionDenied,
     ShuttingDown,
 )
@@ -28,6 +27,7 @@ from multiverse.servers.server import Server
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.handlers.reply import HandlerReply
 from multiverse.web.schemas import load_call
+from multiverse.web.wrong_paths import is_doubled, no_such_route
 
 VIA_OF_GATEWAYS = re.compile(r"(?:1\.[01] multiverse-[0-9a-f]{16})(?:, ?1\.[01] multiverse-[0-9a-f]{16}){0,15}")
 # The story, the log and the usage of each request remember its path: thousands of paths, which anybody may make up.
@@ -236,10 +236,11 @@ class AnyForwardHandler(ForwardHandler):
 
     def admit(self) -> None:
         """Refuse strange paths as well."""
-        if len(self.request.path) > LONGEST_PATH or not FORWARDED_PATH.fullmatch(self.request.path):
-            raise NotFound("There is no such route. GET / tells where the API is.")
+        path = self.request.path
+        if len(path) > LONGEST_PATH or not FORWARDED_PATH.fullmatch(path) or is_doubled(path):
+            raise no_such_route(path)
         super().admit()
 
     def wrong_method(self) -> GatewayError:
         """Nothing is known to be here but for those who forward."""
-        return NotFound("There is no such route. GET / tells where the API is; GET /v1/models lists the models.")
+        return no_such_route(self.request.path)

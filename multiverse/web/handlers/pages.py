@@ -13,6 +13,7 @@ from multiverse.errors import NotFound
 from multiverse.people.keys import NOBODY
 from multiverse.web.handlers.base import GatewayHandler
 from multiverse.web.look import Look
+from multiverse.web.wrong_paths import no_such_route
 
 if TYPE_CHECKING:
     from multiverse.web.route import Access
@@ -105,9 +106,16 @@ class ServerPage(PageHandler):
 
 
 class ModelsPage(PageHandler):
-    """`GET /models`."""
+    """`GET /models`, for browsers: a client whose base URL lacks `/v1` must not take a page for a list of models."""
 
     template, title = "models", "Models"
+
+    def get(self, *args: str) -> None:
+        """The page, unless somebody wants JSON."""
+        accept = self.request.fields.get("Accept", "")
+        if "json" in accept and "text/html" not in accept:
+            raise no_such_route(self.request.path)
+        super().get()
 
 
 class PlaygroundPage(PageHandler):
