@@ -9,7 +9,7 @@ import pytest
 from multiverse import __version__
 from multiverse.clock import Clock
 from multiverse.servers.identity import Registration
-from multiverse.servers.probe import Finding, Prober, ProbeResult
+from multiverse.servers.probe import Finding, Prober, ProbeResult, is_loopback
 from tests import wire
 from tests.bench import build_registration, open_transport
 from tests.conftest import StartPeer
@@ -196,7 +196,22 @@ async def test_garbage(peer: ScriptedPeer, play: tuple[Step, ...]) -> None:
 
 async def test_a_closed_port(peer: ScriptedPeer) -> None:
     peer.refuse()
-    assert await found(peer) == (FAILED, "the server refused the connection; is it running?")
+    refused = "the server refused the connection; is it running?"
+    assert await found(peer) == (FAILED, f"{refused} Its address means the gateway's own machine.")
+
+
+@pytest.mark.parametrize("host", ["127.8.9.10", "localhost", "gpu.localhost", "::1"])
+def test_an_address_that_means_the_gateways_own_machine(host: str) -> None:
+    assert is_loopback(host)
+    assert not is_loopback(f"{host}.example")
+
+
+async def test_an_address_with_a_wrong_path(peer: ScriptedPeer) -> None:
+    for answer in (NOT_FOUND, wire.json_answer({"error": "Unexpected endpoint or method. (GET /api/v1/models)"})):
+        peer.health.always(answer)
+        for path, told in (("/api", True), ("", False)):
+            result = await probe(build_registration(endpoint_url=peer.url + path))
+            assert (result.finding, "is the path in its address right?" in (result.reason or "")) == (FAILED, told)
 
 
 async def test_a_name_that_does_not_resolve() -> None:

@@ -6,6 +6,7 @@ What follows from the result (verdicts, counts, rows in the store) is decided in
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -15,7 +16,7 @@ from multiverse.clock import Clock
 from multiverse.servers.identity import Registration
 from multiverse.servers.outgoing import request_headers
 from multiverse.servers.tunnels import is_html, tunnel_reason
-from multiverse.transport.failures import AnswerTimeout, ConnectTimeout, TransportError
+from multiverse.transport.failures import AnswerTimeout, ConnectFailed, ConnectTimeout, TransportError
 from multiverse.transport.http import StreamingHTTPClient
 from multiverse.transport.messages import RequestForm, ServerRequest
 
@@ -23,6 +24,7 @@ MAX_PROBE_BODY_BYTES = 4 * 1024 * 1024
 MOST_SLOTS = 4096
 SAYS_LLAMA_CPP = b'"llamacpp"'
 LOADING = "the server is loading its model"
+ON_THIS_MACHINE = "Its address means the gateway's own machine."
 ROUTE_NOT_OFFERED = frozenset({404, 405, 500, 501})
 
 
@@ -109,13 +111,20 @@ class Prober:
             reason = f"the server did not answer the probe within {seconds:g} s; is the machine awake?"
         except TransportError as error:
             finding, reason = Finding.FAILED, error.reason
+            if type(error) is ConnectFailed and is_loopback(registration.endpoint.host):  # Nobody is there at all.
+                reason = f"{reason} {ON_THIS_MACHINE}"
         return ProbeResult(finding, reason, round((self._clock.monotonic() - started) * 1000, 1), names, slots)
 
     async def _ask(self, registration: Registration, deadline: float) -> tuple[Finding, str | None, bytes]:
         answer = status, headers, body = await self._get(registration, "/v1/models", deadline)
         if status in ROUTE_NOT_OFFERED and not is_html(headers, body) and tunnel_reason(*answer) is None:
-            return *judge_health(status, *await self._get(registration, "/health", deadline)), b""
-        return *judge_models(*answer), body
+            finding, reason = judge_health(status, *await self._get(registration, "/health", deadline))
+            body = b""
+        else:
+            finding, reason = judge_models(*answer)
+        if finding is Finding.FAILED and status in (200, 404) and registration.endpoint.path:
+            reason = f"{reason}; is the path in its address right?"
+        return finding, reason, body
 
     async def _ask_for_slots(self, registration: Registration, models: bytes, deadline: float) -> int | None:
         """llama.cpp's `--parallel`; a server that does not tell is as good as before."""
@@ -143,6 +152,14 @@ class Prober:
         response = await self._transport.fetch(ServerRequest(form))
         headers: dict[str, str] = response.head.headers  # type: ignore[attr-defined]
         return response.code, headers, response.body
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host of an `Endpoint` means this machine (RFC 6761 §6.3), as it seldom does for who registers it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.rpartition(".")[2] == "localhost"
 
 
 def read_slots(body: bytes) -> int | None:

@@ -33,6 +33,8 @@ _MAX_HOST_LENGTH = 253
 # RFC 3986 §3.3 pchar and "/".
 _PATH = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+# Programs show the whole address of a route, which people then paste; no prefix ends like that.
+_V1_AT_END = re.compile(r"/v1(?:/(?:chat/completions|completions|embeddings|messages|models|responses))?\Z")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 # WHATWG URL §3.5 "ends in a number": resolvers read such a host as an IPv4 address in decimal, octal or hex.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -114,7 +116,7 @@ class Endpoint:
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """The endpoint that a pasted `endpoint_url` means, with or without a trailing `/`, `/v1` or `/v1/`.
+    """The endpoint that a pasted `endpoint_url` means, with or without a trailing `/`, `/v1`, `/v1/` or route of it.
 
     Raises InvalidRequest (`param` is `endpoint_url`) with a message that tells what to write instead; never anything
     else, whatever the text. An address that is well written but forbidden is the business of AddressPolicy.
@@ -245,8 +247,8 @@ def _parse_path(path: str) -> str:
         raise _refusal("must have a path of plain characters; write any others percent-encoded")
     # Unreserved characters are decoded first, so that neither "%2e%2e" nor "/%761" can hide what they are.
     prefix = _ESCAPE.sub(_normalise_escape, path).rstrip("/")
-    while prefix.endswith("/v1"):  # more than once, or the normal form would change when it is read again
-        prefix = prefix.removesuffix("/v1").rstrip("/")
+    while match := _V1_AT_END.search(prefix):  # more than once, or the normal form would change when it is read again
+        prefix = prefix[: match.start()].rstrip("/")
     segments = prefix.split("/")[1:]
     if "" in segments or "." in segments or ".." in segments:
         raise _refusal("must not contain '//', '/./' or '/../' in its path; write the path in full")
