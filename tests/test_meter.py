@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multiverse.proxy.meter import MOST_TOKENS, Meter, StreamWatch, WholeWhen, whole_when
+from multiverse.proxy.meter import LARGEST_LOOSE_BYTES, MOST_TOKENS, Meter, StreamWatch, WholeWhen, whole_when
 from multiverse.proxy.sse import split_events
 from tests import wire
 from tests.bench import UNHURRIED
@@ -251,6 +251,27 @@ def test_the_usage_of_an_answer(document: object, good: bool, counts: tuple[int 
 @pytest.mark.parametrize(
     "document",
     [
+        b'\xef\xbb\xbf{"usage":{"prompt_tokens":3,"completion_tokens":2}}',
+        b'{"a":NaN,"b":[-Infinity, NaN,NaN , NaN],"usage":{"prompt_tokens":3,"completion_tokens":2}}',
+        b'{"usage":{"prompt_tokens":3,"completion_tokens":2},"said":"[NaN]","logprob": -Infinity}',
+    ],
+    ids=range(3),
+)
+def test_json_as_python_writes_it(document: bytes) -> None:
+    meter = Meter()
+    assert meter.read_usage(document) is True
+    assert (meter.prompt_tokens, meter.completion_tokens) == (3, 2)
+    assert not Meter().read_usage(document[:-1] + b" " * LARGEST_LOOSE_BYTES + b"}"), "not looked for in what is large"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"NaN",
+        b"\xef\xbb\xbf",
+        b'{"a":NaN',
+        b'{"a":NaN1}',
+        b"{NaN:1}",
         b"",
         b"hello",
         b'"text"',
@@ -261,7 +282,7 @@ def test_the_usage_of_an_answer(document: object, good: bool, counts: tuple[int 
         b'{"usage":{"prompt_tokens":"3"},"choices":[',
         b"[" * 100_000,
     ],
-    ids=range(9),
+    ids=range(14),
 )
 def test_what_is_no_answer(document: bytes) -> None:
     assert Meter().read_usage(document) is False

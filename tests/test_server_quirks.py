@@ -14,7 +14,7 @@ import pytest
 from tests import wire
 from tests.answers import assert_error
 from tests.conftest import StartPeer
-from tests.operations import AnswerChat, Hold, Script, Sleep, Step
+from tests.operations import AnswerChat, Hold, Script, Send, Sleep, Step
 from tests.peers import ScriptedPeer
 from tests.processes import GatewayProcess
 
@@ -131,6 +131,15 @@ def test_a_bomb_is_cut(impatient_gateway: GatewayProcess, peer: ScriptedPeer, mo
         assert_error(impatient_gateway.chat(model, stream), "server_error")
         assert time.monotonic() - asked_at < 3
     assert impatient_gateway.resident_bytes - before < 20_000_000
+
+
+@pytest.mark.parametrize("name", ["none", "None", "utf-8", "identity", ""])
+def test_what_is_no_compression(gateway: GatewayProcess, peer: ScriptedPeer, model: str, name: str) -> None:
+    gateway.register(peer, model)
+    body = wire.good_stream("one")
+    fields = [("Content-Type", "text/event-stream"), CHUNKED, ("Content-Encoding", name)]
+    peer.script(wire.head(200, fields) + wire.chunked(body))
+    assert gateway.chat(model, stream=True).body == body
 
 
 # -- hostile framing
@@ -394,3 +403,94 @@ def test_a_long_error_is_cut(gateway: GatewayProcess, peer: ScriptedPeer, model:
     gateway.register(peer, model)
     peer.script(wire.answer("x" * 100_000, 400, "text/plain"))
     assert len(gateway.chat(model).body) < 5000
+
+
+# -- a 200 that is none
+
+
+HIDDEN_ERRORS = {
+    "of LM Studio": ({"error": "Unexpected endpoint or method. (POST /v1/chat/completions)"}, "not_found"),
+    "a text": ({"error": "Cannot read properties of null"}, "server_error"),
+    "an object": ({"error": {"message": "Provider returned error"}, "user_id": "u"}, "server_error"),
+    "with a status of its own": ({"error": {"message": "down", "code": 502}}, "server_error"),
+    "busy": ({"error": {"message": "Rate limit exceeded", "code": 429}}, "overloaded"),
+    "loading": ({"error": {"message": "Loading model", "code": 503}}, "model_loading"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", HIDDEN_ERRORS)
+def test_an_error_with_status_200(
+    gateway: GatewayProcess, start_peer: StartPeer, model: str, name: str, stream: bool
+) -> None:
+    document, code = HIDDEN_ERRORS[name]
+    script = Script(wire.json_answer(document))
+    gateway.register(start_peer(script), model)
+    assert_error(gateway.chat(model, stream), code)
+    good = start_peer()
+    gateway.register(good, model)
+    assert {gateway.chat(model, stream).status for _number in range(2)} == {200}, "another server answers"
+    assert good.requests
+
+
+def test_a_mistake_with_status_200_is_the_clients(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    registration_id = gateway.register(peer, model)
+    document = {"error": {"message": "messages must alternate", "code": 400}}
+    peer.always(wire.json_answer(document))
+    answer = gateway.chat(model)
+    assert (answer.status, answer.json()) == (400, document)
+    assert gateway.server(registration_id)["consecutive_failures"] == 0
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"object": "response", "status": "failed", "output": [], "error": {"code": "server_error", "message": "no"}},
+        {"data": [], "error": {"message": "some were left out"}},
+        {"choices": [], "error": "cut off"},
+        {"error": None},
+        {"error": {}, "said": '"error"'},
+    ],
+    ids=range(5),
+)
+def test_an_error_inside_an_answer(
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str, document: dict[str, object]
+) -> None:
+    gateway.register(peer, model)
+    peer.script(wire.json_answer(document))
+    answer = gateway.call("POST", "/v1/responses", wire.chat_body(model))
+    assert (answer.status, answer.json()) == (200, document)
+
+
+# -- events and JSON under the wrong name
+
+
+@pytest.mark.parametrize("content_type", [("Content-Type", "application/json; charset=utf-8"), ("X-No-Type", "")])
+@pytest.mark.parametrize("before", [b"", b"\r\n\r\n", b": hello\n\n", b"event: message\n", b"id: 1\n", b"retry: 9\n\n"])
+def test_events_that_are_called_json(
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str, content_type: tuple[str, str], before: bytes
+) -> None:
+    gateway.register(peer, model)
+    body = before + wire.good_stream("one", "two")
+    peer.script(wire.head(200, [content_type, CHUNKED]), Send(wire.chunked(body, 1), 7))
+    with gateway.stream(model) as stream:
+        stream.read_to_end()
+    assert (stream.response.header("Content-Type"), stream.response.body) == ("text/event-stream", body)
+    peer.script(wire.head(200, [content_type, CHUNKED]) + wire.chunked(wire.good_stream("one")))
+    assert_error(gateway.chat(model), "server_error")
+
+
+def test_json_that_follows_its_head_slowly(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    gateway.register(peer, model)
+    head = wire.head(200, [JSON_TYPE, ("Content-Length", str(len(GOOD) + 1))])
+    peer.script(head, Sleep(0.4), b"\n", Sleep(0.4), GOOD)
+    answer = gateway.chat(model, stream=True)
+    assert (answer.header("Content-Type"), answer.body) == ("application/json", b"\n" + GOOD), "held for it"
+
+
+def test_numbers_that_are_none(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    gateway.register(peer, model)
+    body = b'\xef\xbb\xbf{"choices":[{"logprobs":[NaN, -Infinity]}]}'
+    peer.script(wire.answer(body))
+    answer = gateway.chat(model)
+    assert (answer.status, answer.body) == (200, body), "as libraries read it from the server itself"

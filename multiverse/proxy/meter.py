@@ -24,6 +24,9 @@ RESPONSE_END = re.compile(
 USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*\{')
 NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 NULLS = (b":null", b": null")
+NOT_FINITE = re.compile(rb"([:\[,]\s*)-?(?:NaN|Infinity)(?=\s*[,\]}])")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LARGEST_LOOSE_BYTES = 1024 * 1024
 MOST_TOKENS = 10_000_000  # In one request; a server that claims more is wrong, and must not spoil every sum.
 
 
@@ -92,7 +95,8 @@ class Meter:
         except msgspec.ValidationError:
             return is_json_container(document)  # Its usage is not OpenAI's; perhaps the rest is not JSON either.
         except (msgspec.DecodeError, RecursionError, ValueError):
-            return False
+            strict = as_strict_json(document)
+            return strict is not None and self.read_usage(strict)
         usage = found.usage or (found.response.usage if found.response else None)
         if usage is not None:
             self._take_over(usage)
@@ -111,6 +115,16 @@ class Meter:
         """A stream without `usage`: servers send about one token in an event, the last ones carry none."""
         if not self.reported and self.completion_tokens is None and self.data_events:
             self.completion_tokens = max(self.data_events - 2, 1)
+
+
+def as_strict_json(document: bytes) -> bytes | None:
+    """JSON as Python writes it and most libraries read it, without what RFC 8259 forbids: NaN, Infinity, a byte order
+    mark. None where there is nothing of that, and for documents so large that looking for it would hold up others.
+    """
+    if len(document) > LARGEST_LOOSE_BYTES:
+        return None
+    strict = NOT_FINITE.sub(rb"\1null", document.removeprefix(BYTE_ORDER_MARK))
+    return None if strict == document else strict
 
 
 def is_json_container(document: bytes) -> bool:

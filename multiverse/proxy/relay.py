@@ -15,7 +15,14 @@ from multiverse.proxy.answer import Answer
 from multiverse.proxy.call import Call
 from multiverse.proxy.meter import Meter, StreamWatch, whole_when
 from multiverse.proxy.sse import DONE_EVENT, EventReader, EventTooLarge, has_data
-from multiverse.proxy.verdicts import BROKE_OFF, Verdict, answer_verdict, bad_answer_verdict, without_key
+from multiverse.proxy.verdicts import (
+    BROKE_OFF,
+    Verdict,
+    answer_verdict,
+    bad_answer_verdict,
+    hidden_error_verdict,
+    without_key,
+)
 from multiverse.servers.server import Blame, Server
 from multiverse.servers.tunnels import is_html, tunnel_reason
 from multiverse.transport.failures import AnswerTooLarge
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 
 JSON_HEADERS = {"Content-Type": "application/json"}
 MAX_ERROR_BODY_BYTES = 1024 * 1024
+BEGINNINGS_OF_EVENTS = b"deir:"  # data, event, id, retry, or a comment
 
 
 class Refused(Exception):
@@ -72,7 +80,7 @@ class Relay:
         self._head: ResponseHead | None = None
         self._content_type = ""
         self._is_good = False  # A document that is worth reading.
-        self._is_events = False
+        self._is_events = self._may_be_events = False
         self._is_audio = False
         self._collected: list[bytes] = []
         self._collected_size = 0
@@ -94,7 +102,11 @@ class Relay:
             self._expect_events()
         elif content_type == "application/json" or not is_html(head.headers):
             self._is_good = True
-            self._expect_document(content_type)
+            if self._call.stream and content_type in ("application/json", ""):
+                self._may_be_events = True
+                self._answer.held_for_json = not self._answer.started
+            else:
+                self._expect_document(content_type)
 
     def _expect_events(self) -> None:
         if not self._call.stream:
@@ -115,11 +127,25 @@ class Relay:
             raise _not_as_asked("the server does not stream: it answers a streamed request with plain JSON")
         self._answer.held_for_json = True
 
+    def _decide(self, data: bytes) -> None:
+        """Some servers send events as `application/json`: what comes first tells, for no JSON begins like a field."""
+        beginning = data.lstrip()[:1]
+        if not beginning:
+            return
+        self._may_be_events = False
+        if beginning in BEGINNINGS_OF_EVENTS:
+            self._answer.held_for_json = False
+            self._expect_events()
+        else:
+            self._expect_document(self._content_type)
+
     def on_data(self, data: bytes) -> Awaitable[None] | None:
         """Bytes of the body have come; an awaitable holds the server back while the client does not keep up."""
         exchange = self.exchange
         if exchange is not None:
             self._server.last_byte_seconds = exchange.last_activity
+        if self._may_be_events:
+            self._decide(data)
         if not self._is_events:
             self._collect(data)
             return None
@@ -193,11 +219,14 @@ class Relay:
         head = self._head
         assert head is not None
         body = b"".join(self._collected)
+        registration = self._server.registration
+        asked_for = registration.served_model_name or registration.model_name
         if self._is_good and not self._is_audio and self._meter.read_usage(body):
+            hidden = hidden_error_verdict(without_key(body, registration.api_key), asked_for)
+            if hidden is not None:
+                return hidden
             headers = JSON_HEADERS
         elif not self._is_good or is_html(head.headers, body):
-            registration = self._server.registration
-            asked_for = registration.served_model_name or registration.model_name
             return answer_verdict(head.status, head.headers, without_key(body, registration.api_key), asked_for)
         elif self._is_audio:
             headers = {"Content-Type": self._content_type, "Content-Disposition": "attachment"}

@@ -42,6 +42,9 @@ from multiverse.transport.failures import (
 DEFAULT_BUSY_SECONDS = 1.0
 LONGEST_BUSY_SECONDS = 600.0
 LONGEST_SERVER_TEXT = 2000
+# With one of them, an `error` is part of an answer: of a response that failed, of one document among several.
+FIELDS_OF_ANSWERS = frozenset({"choices", "content", "data", "id", "object", "output", "results", "text"})
+WRONG_ROUTE = "Unexpected endpoint or method"  # LM Studio, with status 200
 ROUTE_IN_TEXT = re.compile(r"/v1/\S*")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
@@ -125,6 +128,28 @@ def broken_stream_verdict(failure: TransportError) -> Verdict:
 def bad_answer_verdict(reason: str) -> Verdict:
     """A 200 that is not what was asked for."""
     return Verdict(ServerFailed(FAILED), reason)
+
+
+def hidden_error_verdict(body: bytes, model_name: str) -> Verdict | None:
+    """What a 200 means whose JSON is an error and nothing else; None for an answer.
+
+    Libraries would take it for an answer without content. Where it carries a status of its own, that one counts.
+    """
+    if b'"error"' not in body:
+        return None
+    try:
+        found = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        error = msgspec.json.decode(found.get("error", b"null"))
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
+    if not error or not FIELDS_OF_ANSWERS.isdisjoint(found):
+        return None
+    code = error.get("code", error.get("status")) if isinstance(error, dict) else None
+    if isinstance(code, int) and 400 <= code <= 599:
+        return answer_verdict(code, {}, body, model_name)
+    if isinstance(error, str) and error.startswith(WRONG_ROUTE):
+        return _route_not_offered_verdict()
+    return bad_answer_verdict("the server answers with status 200, but only with an error")
 
 
 def answer_verdict(status: int, headers: dict[str, str], body: bytes, model_name: str) -> Verdict:

@@ -17,6 +17,8 @@ GZIP_WINDOW = zlib.MAX_WBITS | 16
 ZLIB_WINDOW = zlib.MAX_WBITS
 RAW_WINDOW = -zlib.MAX_WBITS
 ZLIB_METHOD_DEFLATE = 8
+# The last two are no codings, but frameworks send "none" to keep proxies from compressing a stream of events.
+NO_ENCODING = frozenset({"", "identity", "none", "utf-8"})
 
 
 class ContentDecoder:
@@ -95,7 +97,7 @@ def decoder_for(content_encoding: str | None) -> ContentDecoder | None:
     Raises `BadAnswer` for an encoding the gateway cannot undo.
     """
     encoding = (content_encoding or "").strip().lower()
-    if encoding in ("", "identity"):
+    if encoding in NO_ENCODING:
         return None
     if encoding in ("gzip", "x-gzip", "deflate"):
         return ContentDecoder(raw_allowed=encoding == "deflate")
