@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from openai import NotFoundError, OpenAI
 
 from tests import wire
 from tests.answers import assert_error
 from tests.peers import ScriptedPeer
-from tests.processes import GatewayProcess
+from tests.processes import HTTP_SERVER, GatewayProcess
 
 # -- a base URL that is nearly right
 
@@ -66,3 +68,42 @@ def test_the_library_without_v1_is_told(gateway: GatewayProcess) -> None:
         gateway.call("GET", "/models", None, [("Accept", "text/html,*/*")]).header("Content-Type")
         == "text/html; charset=utf-8"
     )
+
+
+# -- bodies of other kinds
+
+ODD_BODIES = {
+    "nothing": (b" \n", "empty"),
+    "a byte order mark": (b'\xef\xbb\xbf{"model":"any"}', "byte order mark"),
+    "the shell's quotes": (b"'{model:any}'", "double"),
+    "Python's quotes": (b"{'model': 'any'}", "double"),
+    "Latin-1, as PowerShell sends it": ('{"model":"any","a":"é"}'.encode("latin-1"), "charset=utf-8"),
+    "UTF-16": ('{"model":"any"}'.encode("utf-16"), "charset=utf-8"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_BODIES)
+def test_a_body_that_is_no_json_is_told_why(gateway: GatewayProcess, name: str) -> None:
+    body, told = ODD_BODIES[name]
+    assert told in assert_error(gateway.call("POST", CHAT, body), "invalid_request")
+
+
+def test_a_file_is_not_told_to_call_itself_json(gateway: GatewayProcess) -> None:
+    fields = [("Content-Type", "Multipart/Form-Data; boundary=x")]
+    message = assert_error(gateway.call("POST", "/v1/audio/transcriptions", b"--x--", fields), "unsupported_media_type")
+    assert "Files" in message
+    assert "Content-Type" not in message
+
+
+# -- another protocol
+
+TLS_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64)
+
+
+@pytest.mark.skipif(os.environ.get(HTTP_SERVER) == "tornado", reason="Tornado's server waits for a line to end")
+@pytest.mark.parametrize("first", [TLS_HELLO, TLS_HELLO[:1], b"\x00\x00\x00", b"\x80"])
+def test_whoever_does_not_speak_http_need_not_wait(gateway: GatewayProcess, first: bytes) -> None:
+    with gateway.client(timeout_seconds=2) as client:
+        client.send(first)
+        assert client.read_response().status == 400, "at once, not after HEADER_TIMEOUT_SECONDS"
+        assert client.at_end()

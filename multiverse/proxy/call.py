@@ -80,7 +80,10 @@ def read_body(body: bytes) -> BodyHead:
             body.decode("utf-8")
         found = READ_BODY_HEAD(body)
     except UnicodeDecodeError as error:
-        raise InvalidRequest("The body is not valid UTF-8. Send JSON in UTF-8 (RFC 8259 §8.1).") from error
+        raise InvalidRequest(
+            "The body is not valid UTF-8. Send JSON in UTF-8 (RFC 8259 §8.1); with PowerShell: "
+            "-ContentType 'application/json; charset=utf-8'."
+        ) from error
     except RecursionError as error:
         raise InvalidRequest("The body is nested too deeply to be read.") from error
     except msgspec.ValidationError as error:
@@ -88,12 +91,23 @@ def read_body(body: bytes) -> BodyHead:
             raise InvalidRequest("The body holds a number that is too large to be read.") from error
         raise InvalidRequest('The body must be a JSON object, for example {"model": …}.') from error
     except (msgspec.DecodeError, ValueError) as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
+        raise InvalidRequest(f"The body is not valid JSON: {error}.{hint(body)}") from error
     if len(body) > MOST_DIGITS and has_endless_digits(body) and has_endless_digits(STRING.sub(b"", body)):
         raise InvalidRequest(f"The body holds a number of more than {MOST_DIGITS} digits.")
     if has_repeated_model(body):
         raise InvalidRequest("The body names `model` more than once. Leave one.", param="model")
     return found
+
+
+def hint(body: bytes) -> str:
+    """What the first bytes of a body tell that is no JSON; they are what editors and shells add or leave."""
+    if not body.strip():
+        return " It is empty."
+    if body.startswith(b"\xef\xbb\xbf"):
+        return " It begins with a byte order mark: save it as UTF-8 without one."
+    if body.startswith((b"'", b"{'")):
+        return " Its quotes are single ones: JSON wants double ones, which Windows' command line takes as \\\"."
+    return ""
 
 
 def has_endless_digits(text: bytes) -> bool:

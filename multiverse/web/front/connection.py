@@ -17,7 +17,7 @@ from tornado.iostream import IOStream, StreamClosedError
 
 from multiverse.web.front.deadlines import Deadline
 from multiverse.web.front.exchange import Context, FrontExchange
-from multiverse.web.front.heads import MAX_HEAD_BYTES, HeadReader, RequestHead, WrongFraming
+from multiverse.web.front.heads import BEGINNINGS, MAX_HEAD_BYTES, HeadReader, RequestHead, WrongFraming
 from multiverse.web.front.reading import Reading, has_unread_bytes
 from multiverse.web.malformed import log_malformed, malformed_answer
 
@@ -166,6 +166,8 @@ class FrontConnection(asyncio.Protocol):
         if end < 0:
             if len(self._buffer) > MAX_HEAD_BYTES:
                 raise HTTPInputError("head too large")
+            if self._buffer[0] not in BEGINNINGS:  # There may never be an end: the client waits for us.
+                raise HTTPInputError("no HTTP; perhaps https where http is meant")
             self.deadline.set_at_most(self._door.limits.header_timeout_seconds)
             self._searched = max(len(self._buffer) - len(END_OF_HEAD) + 1, 0)
             return False

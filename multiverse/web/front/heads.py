@@ -23,6 +23,8 @@ LONGEST_KNOWN_BYTES = 2_048
 MALFORMED = "malformed request line or header"
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# What a head may begin with: a method, or the empty line that RFC 9112 §2.2 forgives. A TLS handshake begins with 0x16.
+BEGINNINGS = frozenset(byte for byte in range(128) if re.fullmatch(TOKEN, bytes((byte,))) or byte in b"\r")
 REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([!-~\x80-\xff]+) HTTP/1\.([0-9])")
 FIELD_NAME = re.compile(TOKEN.decode("ascii"))
 LENGTH_LINE = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,%d})\r\n" % MOST_LENGTH_DIGITS)

@@ -42,6 +42,7 @@ LOG = logging.getLogger(__name__)
 
 SESSION_COOKIE = "multiverse_session"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+TAKES_FILES_ELSEWHERE = ("/v1/audio/", "/v1/images/", "/v1/files")
 JSON_TYPE = re.compile(r"application/(?:json|[a-z0-9.+-]+\+json)", re.IGNORECASE)
 EXPOSED_HEADERS = ", ".join(
     (
@@ -134,7 +135,7 @@ class GatewayHandler(StagedHandler):
                 raise UnsupportedMediaType("The body must not be compressed. Send it without 'Content-Encoding'.")
             content_type = fields.get("Content-Type", "")
             if content_type != "application/json":
-                _check_json_type(content_type)
+                _check_json_type(content_type, self.request.path)
 
     # -- who asks ------------------------------------------------------------------------------------------------------
 
@@ -325,8 +326,12 @@ def _too_large(limit: int) -> RequestTooLarge:
     return RequestTooLarge(f"The body is larger than {limit} bytes. Send less; the admin sets MAX_REQUEST_BODY_SIZE.")
 
 
-def _check_json_type(content_type: str) -> None:
+def _check_json_type(content_type: str, path: str) -> None:
     bare = content_type.partition(";")[0].strip()
+    if bare.lower() == "multipart/form-data" and path.startswith(TAKES_FILES_ELSEWHERE):
+        raise UnsupportedMediaType(
+            "Files cannot be sent through this gateway: the body must be JSON that names a `model`."
+        )
     if bare and not JSON_TYPE.fullmatch(bare):
         raise UnsupportedMediaType(
             f"The body must be JSON, not '{_printable(bare)[:100]}'. Send the header "
