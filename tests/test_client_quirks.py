@@ -101,7 +101,7 @@ TLS_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64)
 
 
 @pytest.mark.skipif(os.environ.get(HTTP_SERVER) == "tornado", reason="Tornado's server waits for a line to end")
-@pytest.mark.parametrize("first", [TLS_HELLO, TLS_HELLO[:1], b"\x00\x00\x00", b"\x80"])
+@pytest.mark.parametrize("first", [TLS_HELLO, TLS_HELLO[:1], b"\x00\x00\x00", b"\x80"], ids=range(4))
 def test_whoever_does_not_speak_http_need_not_wait(gateway: GatewayProcess, first: bytes) -> None:
     with gateway.client(timeout_seconds=2) as client:
         client.send(first)

@@ -228,6 +228,9 @@ def test_the_usage_of_a_response() -> None:
         (wire.chat_completion(), True, (3, 2)),
         ({"usage": {"input_tokens": 3, "output_tokens": 2}}, True, (3, 2)),
         ({"usage": {"prompt_tokens": 3}}, True, (3, None)),
+        ({"message": {"usage": {"input_tokens": 3, "output_tokens": 2}}}, True, (3, 2)),
+        ({"message": "hi", "usage": {"prompt_tokens": 3}}, True, (3, None)),
+        ({"message": {"usage": "many"}}, True, (None, None)),
         ({"usage": {"prompt_tokens": 0, "completion_tokens": 0}}, True, (0, 0)),
         ({"data": []}, True, (None, None)),
         ([1, 2], True, (None, None)),
@@ -286,6 +289,14 @@ def test_json_as_python_writes_it(document: bytes) -> None:
 )
 def test_what_is_no_answer(document: bytes) -> None:
     assert Meter().read_usage(document) is False
+
+
+def test_the_usage_of_a_stream_of_messages() -> None:
+    seen = watch(OTHER)
+    seen.observe(event({"type": "message_start", "message": {"usage": {"input_tokens": 25, "output_tokens": 1}}}))
+    seen.observe(event({"type": "content_block_delta", "delta": {"text": '"usage":{"input_tokens":9}'}}))
+    seen.observe(event({"type": "message_delta", "usage": {"output_tokens": 15}}))
+    assert (seen.meter.prompt_tokens, seen.meter.completion_tokens, seen.meter.reported) == (25, 15, True)
 
 
 @pytest.mark.parametrize(("events", "tokens"), [(0, None), (1, 1), (2, 1), (3, 1), (12, 10)])

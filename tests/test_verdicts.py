@@ -295,6 +295,10 @@ def test_a_clients_mistake_is_the_clients(status: int) -> None:
         (b'{"message":"prompt too long"}', "prompt too long"),
         (b'{"msg":"prompt too long"}', "prompt too long"),
         (b'{"detail":[{"loc":["body"]}]}', '{"detail":[{"loc":["body"]}]}'),
+        (
+            b'{"detail":[{"loc":["body","messages",0,"role"],"msg":"Field required"},{"loc":["body"],"msg":"no"},7]}',
+            "messages.0.role: Field required; no",
+        ),
         (b'{"error":{"msg":"x"}}', '{"error":{"msg":"x"}}'),
         (b'{"error":{"message":7}}', '{"error":{"message":7}}'),
         (b"prompt\r\n\x00too\x1b[31m long\xe2\x80\xa8", "prompt too [31m long"),
@@ -303,7 +307,7 @@ def test_a_clients_mistake_is_the_clients(status: int) -> None:
         (b"x" * 5000, "x" * LONGEST_SERVER_TEXT),
         (b"[" * 5000, "[" * LONGEST_SERVER_TEXT),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_a_mistake_in_other_words_gets_our_envelope(body: bytes, text: str) -> None:
     verdict = answered(422, body)

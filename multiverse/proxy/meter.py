@@ -6,6 +6,7 @@ A quoted key cannot occur inside a JSON string (its quotes would be escaped), so
 
 from __future__ import annotations
 
+import contextlib
 import re
 from enum import Enum
 from typing import Any
@@ -55,18 +56,20 @@ class TokenCounts(msgspec.Struct):
 
 
 class WithUsage(msgspec.Struct):
-    """An answer or event that may carry `usage`, itself or in its `response`."""
+    """An answer or event that may carry `usage`, itself or in its `response` or `message`."""
 
     usage: TokenCounts | None = None
     response: WithInnerUsage | None = None
+    message: msgspec.Raw = msgspec.Raw()  # In most documents that have one, it is a text.
 
 
 class WithInnerUsage(msgspec.Struct):
-    """The `response` of a `/v1/responses` event."""
+    """The `response` of a `/v1/responses` event, or the `message` that begins a stream of `/v1/messages`."""
 
     usage: TokenCounts | None = None
 
 
+WITH_INNER_USAGE = msgspec.json.Decoder(WithInnerUsage)
 WITH_USAGE = msgspec.json.Decoder(WithUsage)
 
 
@@ -98,6 +101,9 @@ class Meter:
             strict = as_strict_json(document)
             return strict is not None and self.read_usage(strict)
         usage = found.usage or (found.response.usage if found.response else None)
+        if usage is None and found.message:
+            with contextlib.suppress(msgspec.DecodeError, RecursionError):
+                usage = WITH_INNER_USAGE.decode(found.message).usage
         if usage is not None:
             self._take_over(usage)
         return True

@@ -249,7 +249,21 @@ def plain_text(body: bytes) -> str:
             if isinstance(document.get(name), str):
                 text = document[name]
                 break
+        text = complaints(document.get("detail")) or text
     return UNPRINTABLE.sub(" ", text).strip()[:LONGEST_SERVER_TEXT]
+
+
+def complaints(detail: Any) -> str:
+    """FastAPI's list of what is wrong with a body (422), in words: `messages: Field required`. Empty for all else."""
+    if not isinstance(detail, list):
+        return ""
+    words = []
+    for complaint in detail:
+        where, text = (complaint.get("loc"), complaint.get("msg")) if isinstance(complaint, dict) else (None, None)
+        if isinstance(where, list) and isinstance(text, str):
+            path = ".".join(str(step) for step in where if step != "body")
+            words.append(f"{path}: {text}" if path else text)
+    return "; ".join(words)
 
 
 def without_key(text: bytes, api_key: str | None) -> bytes:
