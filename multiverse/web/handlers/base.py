@@ -311,7 +311,7 @@ class NotFoundHandler(GatewayHandler):
     """Every path that no route has."""
 
     def check_trusted_origin(self, origin: str) -> bool:
-        """There is nothing to protect: who calls from another site's page hears that the path is wrong, too."""
+        """Nothing is here to be protected: other sites' pages hear that the path is wrong, too."""
         return True
 
     def _admit(self) -> None:
@@ -328,15 +328,14 @@ def _too_large(limit: int) -> RequestTooLarge:
 
 def _check_json_type(content_type: str, path: str) -> None:
     bare = content_type.partition(";")[0].strip()
+    if not bare or JSON_TYPE.fullmatch(bare):
+        return
     if bare.lower() == "multipart/form-data" and path.startswith(TAKES_FILES_ELSEWHERE):
-        raise UnsupportedMediaType(
-            "Files cannot be sent through this gateway: the body must be JSON that names a `model`."
-        )
-    if bare and not JSON_TYPE.fullmatch(bare):
-        raise UnsupportedMediaType(
-            f"The body must be JSON, not '{_printable(bare)[:100]}'. Send the header "
-            "'Content-Type: application/json' (with curl: -H 'Content-Type: application/json')."
-        )
+        raise UnsupportedMediaType("Files cannot be sent through here: the body must be JSON that names a `model`.")
+    raise UnsupportedMediaType(
+        f"The body must be JSON, not '{_printable(bare)[:100]}'. Send the header "
+        "'Content-Type: application/json' (with curl: -H 'Content-Type: application/json')."
+    )
 
 
 def _printable(text: str) -> str:
