@@ -70,6 +70,7 @@ TABLE = {
     "a list nested too deeply": (wire.answer('{"data": ' + "[" * 100_000), FAILED, "`data` list"),
     "401": (wire.error_answer(401, "no"), FAILED, "api_key"),
     "403": (wire.error_answer(403, "no"), FAILED, "api_key"),
+    "403 of Ollama behind a tunnel": (wire.answer("", 403), FAILED, "set the `Host` header"),
     "302": (wire.answer("", 302, headers=[("Location", "/login")]), FAILED, "redirects"),
     "301 with HTML": (wire.html_answer(301, "Moved"), FAILED, "redirects"),
     "400": (wire.error_answer(400, "no"), FAILED, "400"),

@@ -480,6 +480,16 @@ def test_events_that_are_called_json(
     assert_error(gateway.chat(model), "server_error")
 
 
+def test_events_that_are_called_json_behind_keep_alives(
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str
+) -> None:
+    gateway.register(peer, model)
+    peer.script(Sleep(0.4), wire.head(200, [JSON_TYPE, CHUNKED]) + wire.chunked(wire.good_stream("one")))
+    with gateway.stream(model) as stream:
+        stream.read_to_end()
+    assert (stream.texts, stream.done, bool(stream.comments)) == (["one"], True, True)
+
+
 def test_json_that_follows_its_head_slowly(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
     gateway.register(peer, model)
     head = wire.head(200, [JSON_TYPE, ("Content-Length", str(len(GOOD) + 1))])

@@ -25,6 +25,9 @@ MOST_SLOTS = 4096
 SAYS_LLAMA_CPP = b'"llamacpp"'
 LOADING = "the server is loading its model"
 ON_THIS_MACHINE = "Its address means the gateway's own machine."
+OLLAMA_BEHIND_A_TUNNEL = (
+    ", or if it is Ollama behind a tunnel, have the tunnel set the `Host` header to localhost:11434"
+)
 ROUTE_NOT_OFFERED = frozenset({404, 405, 500, 501})
 
 
@@ -220,7 +223,8 @@ def judge_status(status: int, body: bytes) -> tuple[Finding, str | None]:
     if status == 508:
         return Finding.FAILED, "the registration leads back to this gateway; deregister it"
     if status in (401, 403):
-        return Finding.FAILED, f"the server refuses the gateway's key ({status}); update `api_key` in the registration"
+        reason = f"the server refuses the gateway's key ({status}); update `api_key` in the registration"
+        return Finding.FAILED, f"{reason}{OLLAMA_BEHIND_A_TUNNEL}" if status == 403 and not body.strip() else reason
     return Finding.FAILED, f"GET /v1/models answers with status {status}"
 
 
