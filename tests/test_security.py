@@ -497,6 +497,16 @@ def test_a_chain_of_gateways_is_no_loop(start_gateway: StartGateway, peer: Scrip
     assert peer.requests[0].header("X-Request-ID") == "mine-1", "one id for the whole way"
 
 
+def test_a_proxy_between_two_gateways_hides_neither(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    gateway.register(peer, model)
+    other = "1.1 multiverse-0123456789abcdef"
+    assert gateway.chat(model, headers=[("Via", f"1.0 lab,{other}, 1.1 multiverse-forged, 1.1 google")]).status == 200
+    before, _comma, own = (peer.requests[0].header("Via") or "").partition(", ")
+    assert before == other, "a loop over both of them is found, and nothing else is passed on"
+    assert own.startswith("1.1 multiverse-")
+    assert "," not in own
+
+
 def test_the_request_that_comes_back_is_a_508(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
     gateway.register(peer, model)
     hold = Hold()

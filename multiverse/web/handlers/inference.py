@@ -29,7 +29,8 @@ from multiverse.web.handlers.reply import HandlerReply
 from multiverse.web.schemas import load_call
 from multiverse.web.wrong_paths import is_doubled, no_such_route
 
-VIA_OF_GATEWAYS = re.compile(r"(?:1\.[01] multiverse-[0-9a-f]{16})(?:, ?1\.[01] multiverse-[0-9a-f]{16}){0,15}")
+VIA_OF_GATEWAY = re.compile(r"1\.[01] multiverse-[0-9a-f]{16}")
+MOST_GATEWAYS_IN_VIA = 16
 # The story, the log and the usage of each request remember its path: thousands of paths, which anybody may make up.
 LONGEST_PATH = 256
 FORWARDED_PATH = re.compile(r"/v1(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
@@ -211,7 +212,11 @@ class ForwardHandler(ClientHandler):
     def _via(self) -> str:
         """What the server shall read in `Via`: other gateways before this one, but nothing else that a client sends."""
         inbound, own = self.request.fields.get("Via"), self.gateway.via
-        return f"{inbound}, {own}" if inbound and VIA_OF_GATEWAYS.fullmatch(inbound) else own
+        if not inbound:
+            return own
+        # A tunnel or a PaaS between two gateways adds itself; that must not hide the gateways from each other.
+        before = [member for member in map(str.strip, inbound.split(",")) if VIA_OF_GATEWAY.fullmatch(member)]
+        return ", ".join([*before[-MOST_GATEWAYS_IN_VIA:], own])
 
     def on_connection_close(self) -> None:
         """The client left: stop the work at once."""
