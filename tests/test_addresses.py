@@ -247,6 +247,13 @@ def test_names_pass_until_they_are_resolved(host: str) -> None:
     assert not refused_by(PUBLIC_ONLY, host)
 
 
+@pytest.mark.parametrize("host", ["metadata.google.internal", "METADATA.google.internal.", "metadata.goog"])
+@pytest.mark.parametrize("policy", [OPEN, PUBLIC_ONLY])
+def test_names_of_cloud_metadata_need_not_be_resolved(policy: AddressPolicy, host: str) -> None:
+    assert refused_by(policy, host)
+    policy.check_host("metadata.example.org")
+
+
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "api.localhost", "\uff4c\uff4f\uff43\uff41\uff4chost"])
 def test_localhost_counts_as_loopback(host: str) -> None:
     OPEN.check_host(host)

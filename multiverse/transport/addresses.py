@@ -66,6 +66,8 @@ _REFUSED_ALWAYS: tuple[_IPNetwork, ...] = tuple(
         "2002::/16",  # 6to4, RFC 3056: an IPv4 address inside
     )
 )
+# Names of the same services. `check_ip` refuses what they mean inside a cloud; elsewhere they mean nothing, or a trap.
+_METADATA_NAMES = frozenset({"metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"})
 # The only IPv6 nets in which a server can live (RFC 4291 §2.4, IANA "IPv6 Address Space"). Outside are the unspecified
 # address, IPv4-mapped ::ffff:0:0/96 and IPv4-compatible ::/96 (RFC 4291 §2.5.5), IPv4-translated (RFC 2765), NAT64
 # 64:ff9b::/96 (RFC 6052) and 64:ff9b:1::/48 (RFC 8215), link-local, site-local fec0::/10 (RFC 3879) and multicast.
@@ -152,12 +154,14 @@ class AddressPolicy:
     def check_host(self, host: str) -> None:
         """Raises ForbiddenAddress for a number that may not be dialled, as typed or as `parse_endpoint` gave it.
 
-        Names pass: `check_ip` judges their addresses when they are known.
+        Names pass, but those of cloud metadata: `check_ip` judges their addresses when they are known.
         """
         try:
             normal = _normalise_host(host)
         except ValueError:
             raise ForbiddenAddress from None
+        if normal in _METADATA_NAMES:
+            raise ForbiddenAddress
         if ":" in normal or _ends_in_number(normal):
             self.check_ip(normal)
         elif not self._allow_private and normal.rpartition(".")[2] == "localhost":  # RFC 6761 §6.3: loopback
