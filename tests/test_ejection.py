@@ -90,9 +90,23 @@ def test_the_only_server_needs_no_cool_down(
         response = gateway.chat(model)
         assert (response.status, response.code) == (503, code)
         assert 1 <= int(response.header("Retry-After") or 0) <= 60
+    assert gateway.server(registration_id)["availability"] == {"overloaded": "busy", "model_loading": "loading"}[code]
     assert gateway.chat(model).text == peer.name, "the next request after its recovery succeeds"
     assert len(peer.requests) == 5, "the only one is never skipped"
     assert gateway.server(registration_id)["consecutive_failures"] == 0
+
+
+def test_of_several_busy_servers_the_first_to_be_free_says_when(
+    gateway: GatewayProcess, start_peer: StartPeer, model: str
+) -> None:
+    script = Script(AnswerChat())
+    for seconds in ("3", "9"):
+        script.queue(wire.error_answer(429, "busy", [("Retry-After", seconds)]))
+    for _number in range(2):
+        gateway.register(start_peer(script), model)
+    response = gateway.chat(model)
+    assert (response.status, response.code) == (503, "overloaded")
+    assert (response.header("Retry-After"), response.header("X-Gateway-Attempts")) == ("3", "2")
 
 
 def test_a_server_that_loads_says_so(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:

@@ -290,6 +290,10 @@ def test_a_busy_server_is_not_preferred_for_as_long_as_it_said(server: Server, c
     clock.pass_time(0.1)
     assert (server.preferred, server.availability) == (True, "available")
     assert server.consecutive_failures == 0
+    server.note_busy(1.0, "the server is loading its model", loading=True)
+    assert (server.available, server.availability) == (True, "loading"), "a probe has not said so: it may be tried"
+    server.note_busy(1.0, "busy")
+    assert server.availability == "busy"
 
 
 def test_a_success_clears_what_it_disproves_and_nothing_else(server: Server) -> None:

@@ -180,8 +180,7 @@ class Forwarding:
             verdict = await self._ask(self._attempt)
             if verdict is None or self._over:
                 return verdict
-            if worst is None or verdict.weight >= worst.weight:
-                worst = verdict
+            worst = verdict if worst is None else worst.or_rather(verdict)
             if self._answer.finished or not verdict.try_next:
                 return verdict
         return worst
@@ -301,7 +300,7 @@ class Forwarding:
         if verdict.connect_failed:
             server.note_connect_failure()
         if verdict.busy_seconds is not None:
-            server.note_busy(verdict.busy_seconds, verdict.reason)
+            server.note_busy(verdict.busy_seconds, verdict.reason, loading=isinstance(verdict.error, ModelLoading))
         if verdict.model_missing:
             server.note_model_missing()
         if verdict.key_refused:

@@ -83,6 +83,13 @@ class Verdict:
             return 3
         return 1 if isinstance(self.error, NotFound) else 2
 
+    def or_rather(self, later: Verdict) -> Verdict:
+        """Which of the two the client should hear: by weight; of two busy servers, the one that is free sooner."""
+        if self.weight != later.weight:
+            return max(self, later, key=lambda verdict: verdict.weight)
+        wait, later_wait = self.error.retry_after_seconds, later.error.retry_after_seconds
+        return self if wait is not None and later_wait is not None and wait < later_wait else later
+
 
 class ServerError(msgspec.Struct):
     """The error object of OpenAI's shape, as far as we look into it."""

@@ -78,7 +78,7 @@ class Server:
         self._breaker = Breaker(self._settings, self._clock)
         self.last_byte_seconds = float("-inf")
         self.last_failed_seconds = float("-inf")
-        self._busy_until = 0.0
+        self._busy_until, self._busy_word = 0.0, "busy"
         self._avoided_until = 0.0
         self._skipped_moment = 0
         self._forgotten_moment = self._next_moment()
@@ -207,7 +207,8 @@ class Server:
         closed = self.closed_for(asker)
         if closed is not None:
             return closed.word
-        return "busy" if self.full_for(asker) or self._busy_until > self._clock.monotonic() else "available"
+        says_so = self._busy_until > self._clock.monotonic()
+        return self._busy_word if says_so else "busy" if self.full_for(asker) else "available"
 
     @property
     def consecutive_failures(self) -> int:
@@ -267,9 +268,9 @@ class Server:
         self._avoided_until = self._clock.monotonic() + CONNECT_FAILURE_AVOIDED_SECONDS
         self._skipped_moment = self._next_moment()
 
-    def note_busy(self, seconds: float, reason: str) -> None:
-        """It said that it is busy; prefer others for `seconds`."""
-        self._busy_until = self._clock.monotonic() + seconds
+    def note_busy(self, seconds: float, reason: str, *, loading: bool = False) -> None:
+        """It said that it is busy, or `loading` its model; prefer others for `seconds`."""
+        self._busy_until, self._busy_word = self._clock.monotonic() + seconds, "loading" if loading else "busy"
         self._skipped_moment = self._next_moment()
         self.reason = reason
 
