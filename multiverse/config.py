@@ -139,8 +139,7 @@ def load_config(
         setting.field_name: env.setting(setting.variable, setting.default or "", read=setting.read)
         for setting in SETTINGS
     }
-    if "EJECT_MAX_SECONDS" not in values and parsed["eject_seconds"] is not None:
-        parsed["eject_max_seconds"] = max(parsed["eject_max_seconds"], parsed["eject_seconds"])  # a default yields
+    _let_defaults_yield(parsed, values)
     problems = [*_sealed_problems(env), *_conflicts(parsed)]
     if problems:
         raise ConfigError("; ".join(problems))
@@ -174,6 +173,17 @@ def _read_dotenv(path: Path) -> dict[str, str]:
         for binding in bindings
         if binding.key and binding.value and binding.value.strip()
     }
+
+
+def _let_defaults_yield(parsed: dict[str, Any], values: Mapping[str, str]) -> None:
+    """Of two settings that limit each other, the one that nobody set follows the one that somebody did."""
+    eject_seconds, eject_max_seconds = parsed["eject_seconds"], parsed["eject_max_seconds"]
+    if eject_seconds is None or eject_max_seconds is None:
+        return
+    if "EJECT_MAX_SECONDS" not in values:
+        parsed["eject_max_seconds"] = max(eject_seconds, eject_max_seconds)
+    elif "EJECT_SECONDS" not in values:
+        parsed["eject_seconds"] = min(eject_seconds, eject_max_seconds)
 
 
 def _sealed_problems(env: Env) -> list[str]:

@@ -372,6 +372,9 @@ def test_all_faults_at_once_in_one_line() -> None:
 
 def test_longest_ejection_is_not_shorter_than_the_first() -> None:
     assert load(EJECT_SECONDS="3", EJECT_MAX_SECONDS="3").eject_max_seconds == 3.0
+    shorter = load(EJECT_MAX_SECONDS="2")
+    assert (shorter.eject_seconds, shorter.eject_max_seconds) == (2.0, 2.0), "the default is not what was asked for"
+    assert load(EJECT_MAX_SECONDS="200").eject_seconds == 10.0
     assert load(EJECT_SECONDS="3").eject_max_seconds == 120.0
     assert load(EJECT_SECONDS="500").eject_max_seconds == 500.0, "one that nobody has set stands in nobody's way"
     assert refusal(EJECT_SECONDS="3", EJECT_MAX_SECONDS="2") == "EJECT_MAX_SECONDS must be at least EJECT_SECONDS"
