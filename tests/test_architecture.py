@@ -41,7 +41,7 @@ HOMES = {
     "tornado.web": "web",
     "tornado.httpserver": "web",
     "tornado.netutil": "web",
-    "tornado.template": "web.look",
+    "tornado.template": "web.assets",
     "tornado.version": "web.handlers.insight",
     "tornado.autoreload": "web",
     "tornado.iostream": "web",

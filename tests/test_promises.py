@@ -89,7 +89,7 @@ NOT_FOR_THE_TABLE = {
     "web.handlers.events": {"LOOK_SECONDS"},
     "web.handlers.insight": {"DAY_SECONDS"},
     "web.handlers.pages": {"ONE_YEAR_SECONDS"},
-    "web.look": {"VERSION_LENGTH"},
+    "web.assets": {"VERSION_LENGTH"},
     "web.http_server": {"IDLE_LOOKS_SECONDS", "DISCARD_BYTES"},
     "web.schemas": {"MAX_MODEL_NAMES"},
     "web.text_fields": {"MAX_TAGS", "MAX_TAG_LENGTH"},

@@ -181,7 +181,7 @@ def test_static_files(gateway: GatewayProcess) -> None:
     assert gateway.call("GET", address, None, [("If-None-Match", etag)]).status == 304
     old = address.replace(address.split("/")[2], "0123456789ab")
     assert gateway.call("GET", old).header("Cache-Control") == "no-cache"
-    for path in ("/static/0/../look.py", "/static/0/%2e%2e/look.py", "/static/0/nothing.js", "/static/0/js/"):
+    for path in ("/static/0/../assets.py", "/static/0/%2e%2e/assets.py", "/static/0/nothing.js", "/static/0/js/"):
         assert_error(gateway.call("GET", path), "not_found")
 
 

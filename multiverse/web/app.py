@@ -26,6 +26,7 @@ from multiverse.gateway import Gateway
 from multiverse.logs import Logs, open_logs
 from multiverse.people.keys import ADMIN, Caller
 from multiverse.transport.absence import notice_absence
+from multiverse.web.assets import Assets
 from multiverse.web.dispatch import GatewayApplication
 from multiverse.web.feed import Feed
 from multiverse.web.front.door import ClientLimits, FrontDoor
@@ -34,7 +35,6 @@ from multiverse.web.handlers.admin import counts_document, server_document
 from multiverse.web.handlers.api_docs import ApiDocs
 from multiverse.web.handlers.base import NotFoundHandler
 from multiverse.web.http_server import GatewayHTTPServer
-from multiverse.web.look import Look
 from multiverse.web.openapi import document_bytes
 from multiverse.web.route import Route
 from multiverse.web.routes import ROUTES
@@ -63,7 +63,7 @@ def make_app(gateway: Gateway) -> tornado.web.Application:
         api_docs=ApiDocs(lambda: document_bytes(ROUTES)),
         cors_allow_origins=gateway.config.cors_allow_origins,
         cross_origin_protection=True,
-        look=Look(),
+        assets=Assets(),
         feed=Feed(
             registry=gateway.registry,
             document=lambda server: server_document(server, SOME_ADMIN, gateway.keys),

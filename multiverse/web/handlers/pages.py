@@ -11,8 +11,8 @@ from urllib.parse import quote
 from multiverse import __version__
 from multiverse.errors import NotFound
 from multiverse.people.keys import NOBODY
+from multiverse.web.assets import Assets
 from multiverse.web.handlers.base import GatewayHandler
-from multiverse.web.look import Look
 from multiverse.web.wrong_paths import no_such_route
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ class PageHandler(GatewayHandler):
     audience: Access = "anyone"
 
     @property
-    def look(self) -> Look:
+    def assets(self) -> Assets:
         """Templates and static files."""
-        look: Look = self.application.settings["look"]
-        return look
+        assets: Assets = self.application.settings["assets"]
+        return assets
 
     def get(self, *args: str) -> None:
         """The page, or the way to it."""
@@ -70,7 +70,7 @@ class PageHandler(GatewayHandler):
     def show_page(self) -> None:
         """Answer with the page."""
         signed_in = self.caller is not NOBODY
-        body = self.look.page(
+        body = self.assets.page(
             self.template,
             page=self.template,
             title=self.title,
@@ -183,11 +183,11 @@ class StaticHandler(GatewayHandler):
 
     def get(self, version: str, name: str) -> None:
         """A static file, kept by the browser for as long as its address has the current version."""
-        look: Look = self.application.settings["look"]
-        file = look.files.get(name)
+        assets: Assets = self.application.settings["assets"]
+        file = assets.files.get(name)
         if file is None:
             raise NotFound("There is no such file.")
-        current = version == look.version
+        current = version == assets.version
         self.set_header("Cache-Control", f"public, max-age={ONE_YEAR_SECONDS}, immutable" if current else "no-cache")
         self.set_header("ETag", file.etag)
         self.set_header("Vary", "Accept-Encoding")

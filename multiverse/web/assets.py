@@ -1,4 +1,4 @@
-"""`Look`: the pages' templates and static files, read once when the gateway starts: no request waits for a disk.
+"""`Assets`: the pages' templates and static files, read once when the gateway starts: no request waits for a disk.
 
 Static files have addresses that change with their content; a browser may keep them for ever. They are compressed once.
 """
@@ -41,7 +41,7 @@ class StaticFile:
     etag: str
 
 
-class Look:
+class Assets:
     """Templates and static files below `directory`. Raises OSError, or Tornado's ParseError for a broken template."""
 
     def __init__(self, directory: Path = HERE) -> None:
