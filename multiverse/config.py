@@ -139,8 +139,7 @@ def load_config(
         setting.field_name: env.setting(setting.variable, setting.default or "", read=setting.read)
         for setting in SETTINGS
     }
-    _let_defaults_yield(parsed, values)
-    problems = [*_sealed_problems(env), *_conflicts(parsed)]
+    problems = [*_sealed_problems(env), *_settle(parsed), *_conflicts(parsed)]
     if problems:
         raise ConfigError("; ".join(problems))
     return Config(**parsed)
@@ -175,17 +174,6 @@ def _read_dotenv(path: Path) -> dict[str, str]:
     }
 
 
-def _let_defaults_yield(parsed: dict[str, Any], values: Mapping[str, str]) -> None:
-    """Of two settings that limit each other, the one that nobody set follows the one that somebody did."""
-    eject_seconds, eject_max_seconds = parsed["eject_seconds"], parsed["eject_max_seconds"]
-    if eject_seconds is None or eject_max_seconds is None:
-        return
-    if "EJECT_MAX_SECONDS" not in values:
-        parsed["eject_max_seconds"] = max(eject_seconds, eject_max_seconds)
-    elif "EJECT_SECONDS" not in values:
-        parsed["eject_seconds"] = min(eject_seconds, eject_max_seconds)
-
-
 def _sealed_problems(env: Env) -> list[str]:
     """What environs found wrong, as `VARIABLE needs`; it reports all of it at once when it is sealed."""
     try:
@@ -198,11 +186,29 @@ def _sealed_problems(env: Env) -> list[str]:
     return []
 
 
+def _settle(parsed: dict[str, Any]) -> Iterator[str]:
+    """Of two settings that limit each other the default follows what was set, in place; else that is a problem.
+
+    A default yields however it came: whoever copies .env.example has written all of them out.
+    """
+    rows = {setting.variable: setting for setting in SETTINGS}
+    for larger in SETTINGS:
+        if larger.at_least is None:
+            continue
+        smaller = rows[larger.at_least]
+        most, least = parsed[larger.field_name], parsed[smaller.field_name]
+        if most is None or least is None or most >= least:
+            continue
+        if most == larger.read(larger.default or ""):
+            parsed[larger.field_name] = least
+        elif least == smaller.read(smaller.default or ""):
+            parsed[smaller.field_name] = most
+        else:
+            yield f"{larger.variable} must be at least {smaller.variable}"
+
+
 def _conflicts(parsed: Mapping[str, Any]) -> Iterator[str]:
     """Settings that are fine alone and wrong together; one that is wrong alone is None here."""
-    eject_seconds, eject_max_seconds = parsed["eject_seconds"], parsed["eject_max_seconds"]
-    if eject_seconds is not None and eject_max_seconds is not None and eject_max_seconds < eject_seconds:
-        yield "EJECT_MAX_SECONDS must be at least EJECT_SECONDS"
     if parsed["admin_api_key"] is not None and parsed["admin_api_key"] in (parsed["client_api_keys"] or ()):
         yield "CLIENT_API_KEYS must not contain ADMIN_API_KEY (every client would be an admin)"
     if parsed["smtp_host"] and not parsed["smtp_from"]:

@@ -31,13 +31,15 @@ Reader = Callable[[str], object]
 class Setting:
     """One variable: its `default` as written in `.env` (None = required, "" = none), and how its text is read.
 
-    `read` raises ValueError with what the variable needs, worded to follow the variable's name.
+    `read` raises ValueError with what the variable needs, worded to follow the variable's name. The value may not be
+    below that of the variable `at_least`; whichever of the two is the default follows the other.
     """
 
     variable: str
     default: str | None
     meaning: str
     read: Reader = field(repr=False)
+    at_least: str | None = None
 
     @property
     def field_name(self) -> str:
@@ -273,7 +275,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("MAX_CONSECUTIVE_FAILURES", "3", "failures in a row that make unhealthy, or eject", _whole(1)),
     Setting("SUCCESSES_TO_RECOVER", "1", "good probes in a row that make healthy again", _whole(1)),
     Setting("EJECT_SECONDS", "10", "first time out after failing requests; it doubles", _duration()),
-    Setting("EJECT_MAX_SECONDS", "120", "longest time out", _duration()),
+    Setting("EJECT_MAX_SECONDS", "120", "longest time out", _duration(), at_least="EJECT_SECONDS"),
     Setting(
         "AUTO_DEREGISTER_AFTER_HOURS",
         "0",

@@ -361,7 +361,7 @@ def test_all_faults_at_once_in_one_line() -> None:
         PORT="http",
         DRAIN_SECONDS="nan",
         EJECT_SECONDS="500",
-        EJECT_MAX_SECONDS="120",
+        EJECT_MAX_SECONDS="121",
         LOG_FORMAT="xml",
     )
     for told in ("ADMIN_API_KEY must", "PORT must", "DRAIN_SECONDS must", "LOG_FORMAT must", "EJECT_MAX_SECONDS must"):
@@ -374,9 +374,12 @@ def test_longest_ejection_is_not_shorter_than_the_first() -> None:
     assert load(EJECT_SECONDS="3", EJECT_MAX_SECONDS="3").eject_max_seconds == 3.0
     shorter = load(EJECT_MAX_SECONDS="2")
     assert (shorter.eject_seconds, shorter.eject_max_seconds) == (2.0, 2.0), "the default is not what was asked for"
+    assert load(EJECT_SECONDS="10", EJECT_MAX_SECONDS="2").eject_seconds == 2.0
     assert load(EJECT_MAX_SECONDS="200").eject_seconds == 10.0
     assert load(EJECT_SECONDS="3").eject_max_seconds == 120.0
     assert load(EJECT_SECONDS="500").eject_max_seconds == 500.0, "one that nobody has set stands in nobody's way"
+    written_out = load(EJECT_SECONDS="500", EJECT_MAX_SECONDS="120.0")
+    assert written_out.eject_max_seconds == 500.0, "nor does the default in a copy of .env.example"
     assert refusal(EJECT_SECONDS="3", EJECT_MAX_SECONDS="2") == "EJECT_MAX_SECONDS must be at least EJECT_SECONDS"
     assert "at least EJECT_SECONDS" not in refusal(EJECT_SECONDS="500", EJECT_MAX_SECONDS="x")
 
