@@ -18,7 +18,21 @@ from environs import Env, EnvValidationError, ValidationError
 
 from multiverse.settings import SETTINGS, Reader, Setting
 
-__all__ = ["SETTINGS", "Config", "ConfigError", "Setting", "load_config", "notify_socket"]
+__all__ = ["SETTINGS", "Config", "ConfigError", "Setting", "idle_settings", "load_config", "notify_socket"]
+
+# Variables that mean nothing while the first one is off or empty.
+IN_FORCE_WITH = (
+    (
+        "RATE_LIMIT_ENABLED",
+        (
+            "RATE_LIMIT_REQUESTS_PER_MINUTE",
+            "RATE_LIMIT_TOKENS_PER_DAY",
+            "RATE_LIMIT_REQUESTS_AT_ONCE",
+            "RATE_LIMITS_BY_ROLE",
+        ),
+    ),
+    ("SMTP_HOST", ("SMTP_PORT", "SMTP_SECURITY", "SMTP_USERNAME", "SMTP_PASSWORD", "SMTP_FROM")),
+)
 
 
 class ConfigError(Exception):
@@ -143,6 +157,17 @@ def load_config(
     if problems:
         raise ConfigError("; ".join(problems))
     return Config(**parsed)
+
+
+def idle_settings(config: Config) -> Iterator[str]:
+    """What is set and does nothing because another variable is off or empty, in one sentence for each such variable."""
+    values = {setting.variable: getattr(config, setting.field_name) for setting in SETTINGS}
+    defaults = {setting.variable: setting.read(setting.default) for setting in SETTINGS if setting.default is not None}
+    for needed, dependent in IN_FORCE_WITH:
+        idle = [variable for variable in dependent if values[variable] != defaults[variable]]
+        if idle and not values[needed]:
+            shown = f"{needed}=true" if values[needed] is False else needed
+            yield f"{' and '.join(idle)}: set, but not in force without {shown}"
 
 
 def notify_socket() -> str | None:

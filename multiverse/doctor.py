@@ -15,7 +15,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from multiverse.cli_client import CallFailed, GatewayAddress, GatewayClient, GatewayRefused, GatewayUnreachable
-from multiverse.config import Config, ConfigError, load_config
+from multiverse.config import Config, ConfigError, idle_settings, load_config
 from multiverse.doctor_outside import Finding, look_from_outside
 from multiverse.errors import StoreFailed
 from multiverse.settings import GUESSABLE_LENGTH
@@ -46,10 +46,13 @@ def examine(address: str | None) -> list[Finding]:
 
 
 def _settings(config: Config) -> Finding:
+    told = list(idle_settings(config))
     if any(len(key) < GUESSABLE_LENGTH for key in config.client_api_keys):
-        told = f"CLIENT_API_KEYS has a key of fewer than {GUESSABLE_LENGTH} characters, which can be guessed"
-        return Finding("settings", "warning", f"{told}: take longer ones")
-    return Finding("settings", "ok", "they can be read")
+        short = f"CLIENT_API_KEYS has a key of fewer than {GUESSABLE_LENGTH} characters, which can be guessed"
+        told.append(f"{short}: take longer ones")
+    if config.client_api_keys and not config.require_client_api_key:
+        told.append("CLIENT_API_KEYS keeps nobody out without REQUIRE_CLIENT_API_KEY=true")
+    return Finding("settings", "warning", "; ".join(told)) if told else Finding("settings", "ok", "they can be read")
 
 
 def _port(config: Config) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from multiverse.config import SETTINGS, Config, ConfigError, load_config
+from multiverse.config import SETTINGS, Config, ConfigError, idle_settings, load_config
 
 ADMIN_KEY = "s3cure-admin-key-of-a-test"
 
@@ -382,6 +382,19 @@ def test_longest_ejection_is_not_shorter_than_the_first() -> None:
     assert written_out.eject_max_seconds == 500.0, "nor does the default in a copy of .env.example"
     assert refusal(EJECT_SECONDS="3", EJECT_MAX_SECONDS="2") == "EJECT_MAX_SECONDS must be at least EJECT_SECONDS"
     assert "at least EJECT_SECONDS" not in refusal(EJECT_SECONDS="500", EJECT_MAX_SECONDS="x")
+
+
+def test_what_is_set_and_not_in_force_is_told() -> None:
+    limits = {"RATE_LIMIT_TOKENS_PER_DAY": "50000", "RATE_LIMITS_BY_ROLE": "reader=30/0/0"}
+    assert [*idle_settings(load(**limits))] == [
+        "RATE_LIMIT_TOKENS_PER_DAY and RATE_LIMITS_BY_ROLE: set, but not in force without RATE_LIMIT_ENABLED=true"
+    ]
+    assert not [*idle_settings(load(**limits, RATE_LIMIT_ENABLED="true"))]
+    written_out = {row.variable: row.default for row in SETTINGS if row.default}
+    assert not [*idle_settings(load(**written_out))], "a copy of .env.example sets nothing"
+    mail = {"SMTP_FROM": "gateway@class.example"}
+    assert [*idle_settings(load(**mail))] == ["SMTP_FROM: set, but not in force without SMTP_HOST"]
+    assert not [*idle_settings(load(**mail, SMTP_HOST="mail.class.example"))]
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\t"])

@@ -109,3 +109,5 @@ def test_off_unless_switched_on(start_gateway: StartGateway, peer: ScriptedPeer,
     gateway = start_gateway(RATE_LIMIT_REQUESTS_PER_MINUTE=1)
     gateway.register(peer, model)
     assert [gateway.chat(model).status for _number in range(5)] == [200] * 5
+    told = "settings: RATE_LIMIT_REQUESTS_PER_MINUTE: set, but not in force without RATE_LIMIT_ENABLED=true"
+    assert gateway.output.count(told) == 1, "whoever has set a limit thinks that there is one"

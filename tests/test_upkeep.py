@@ -198,7 +198,11 @@ def test_the_doctor_says_what_is_wrong(tmp_path: Path, run: Run) -> None:
     assert found["database"][0] == "fault"
     assert found["from outside"][0] == "fault"
     assert found["settings"][0] == "ok"
-    assert findings(run, tmp_path, PORT="0", CLIENT_API_KEYS="long-enough,sk-b")[1]["settings"][0] == "warning"
+    idle = {"CLIENT_API_KEYS": "long-enough,sk-b", "RATE_LIMIT_TOKENS_PER_DAY": "50000"}
+    state, told = findings(run, tmp_path, PORT="0", **idle)[1]["settings"]
+    assert state == "warning"
+    for text in ("can be guessed", "REQUIRE_CLIENT_API_KEY=true", "RATE_LIMIT_ENABLED=true"):
+        assert text in told
     code, found = findings(run, tmp_path, ADMIN_API_KEY="short")
     assert (code, found["settings"][0]) == (1, "fault")
     assert "ADMIN_API_KEY" in found["settings"][1]

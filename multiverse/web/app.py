@@ -20,7 +20,7 @@ import tornado.netutil
 import tornado.web
 
 from multiverse import __version__
-from multiverse.config import Config, ConfigError
+from multiverse.config import Config, ConfigError, idle_settings
 from multiverse.errors import StoreFailed
 from multiverse.gateway import Gateway
 from multiverse.logs import Logs, open_logs
@@ -183,6 +183,8 @@ async def _serve(config: Config, logs: Logs, service_manager: ServiceManager) ->
             host, port = sockets[0].getsockname()[:2]
             shown = f"[{host}]" if ":" in host else host
             LOG.info("multiverse %s listening on http://%s:%d", __version__, shown, port)
+            for told in idle_settings(config):
+                LOG.warning("settings: %s", told)
             service_manager.tell_ready()
             gateway.watch_servers()
             gc.freeze()  # What is there by now stays: no collection has to look through it again.
