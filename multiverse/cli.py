@@ -45,7 +45,8 @@ def cli() -> None:
     """Share the AI models that a class hosts on its own machines.
 
     `multiverse serve` runs the gateway; the other commands talk to one over its API. They find it at --gateway or
-    MULTIVERSE_URL, and show it --key or ADMIN_API_KEY.
+    MULTIVERSE_URL, and show it --key, MULTIVERSE_API_KEY (your own) or ADMIN_API_KEY. Variables are taken from the
+    environment, else from `.env` in the current directory.
 
     \b
     Examples:

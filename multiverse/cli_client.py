@@ -66,7 +66,9 @@ class GatewayAddress:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("it must look like http://127.0.0.1:8000 or https://gateway.example.org")
         if "@" in parts.netloc or parts.query or parts.fragment:
-            raise ValueError("it must not contain a user, a query or a fragment; keys go into --key or ADMIN_API_KEY")
+            raise ValueError(
+                "it must not contain a user, a query or a fragment; keys go into --key or MULTIVERSE_API_KEY"
+            )
         port = parts.port or (443 if parts.scheme == "https" else 80)
         return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/").removesuffix("/v1").rstrip("/"))
 
@@ -218,7 +220,7 @@ class GatewayClient:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise GatewayUnreachable(
                 f"The gateway at {address} cannot be reached ({reason}). Is it running (`multiverse serve`), and is "
-                "the address right (--gateway or MULTIVERSE_URL)?"
+                "the address right (--gateway, or MULTIVERSE_URL in the environment or .env)?"
             ) from None
 
     def _read_json(self, response: http.client.HTTPResponse) -> Any:

@@ -1,22 +1,45 @@
 """Options that commands share: where the gateway is, which key to show it, whether the answer is for a program.
 
-A command that is decorated here gets a ready GatewayClient; environment variables are click's `envvar`. What the
-commands do lives in cli.py and cli_servers.py.
+A command that is decorated here gets a ready GatewayClient. What is not given comes from the environment, else from
+`.env` in the current directory. What the commands do lives in cli.py and cli_servers.py.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 
 from multiverse.cli_client import GatewayAddress, GatewayClient
+from multiverse.dotenv_file import DotenvFailed, read_dotenv
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8000"
+# One's own first: on a teacher's machine both may be there.
+KEY_VARIABLES = ("MULTIVERSE_API_KEY", "ADMIN_API_KEY")
 
 Command = Callable[..., Any]
+
+
+class SettingOption(click.Option):
+    """An option that comes from its variables in the environment, else from those in `.env` in the current directory.
+
+    scripts/lib.sh goes by the same order.
+    """
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """The value of the first variable that has one. Raises click.UsageError for a `.env` that cannot be read."""
+        value = super().resolve_envvar_value(ctx)
+        if (value and value.strip()) or ctx.resilient_parsing:
+            return value
+        names = [self.envvar] if isinstance(self.envvar, str) else list(self.envvar or ())
+        try:
+            written = read_dotenv(Path(".env"))
+        except DotenvFailed as error:
+            raise click.UsageError(f"{error}.") from None
+        return next((written[name] for name in names if name in written), None)
 
 
 def _parse_address(_context: click.Context, _parameter: click.Parameter, text: str) -> GatewayAddress:
@@ -48,6 +71,7 @@ def _with_client(command: Command, *, key_needed: bool) -> Command:
     @click.option(
         "--gateway",
         "address",
+        cls=SettingOption,
         envvar="MULTIVERSE_URL",
         default=DEFAULT_GATEWAY,
         show_default=True,
@@ -58,17 +82,21 @@ def _with_client(command: Command, *, key_needed: bool) -> Command:
     )
     @click.option(
         "--key",
-        envvar="ADMIN_API_KEY",
+        cls=SettingOption,
+        envvar=KEY_VARIABLES,
         show_envvar=True,
         metavar="KEY",
         callback=check_key,
-        help="Key to show the gateway. The variable keeps it out of the shell's history.",
+        help="Key to show the gateway. A variable keeps it out of the shell's history.",
     )
     @click.option("--json", "json_wanted", is_flag=True, help="Print the API's JSON, for programs.")
     @functools.wraps(command)
     def with_client(*arguments: Any, address: GatewayAddress, key: str | None, **options: Any) -> Any:
         if key_needed and key is None:
-            raise click.UsageError("A key is needed, the admin's or yours: set ADMIN_API_KEY, or give --key.")
+            raise click.UsageError(
+                "A key is needed, yours or the admin's: set MULTIVERSE_API_KEY (or ADMIN_API_KEY) in the environment "
+                "or in .env, or give --key."
+            )
         return command(*arguments, client=GatewayClient(address, key), **options)
 
     return with_client

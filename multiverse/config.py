@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dotenv.parser import parse_stream
 from environs import Env, EnvValidationError, ValidationError
 
+from multiverse.dotenv_file import DotenvFailed, read_dotenv
 from multiverse.settings import SETTINGS, Reader, Setting
 
 __all__ = ["SETTINGS", "Config", "ConfigError", "Setting", "idle_settings", "load_config", "notify_socket"]
@@ -137,7 +137,7 @@ def load_config(
     was. Raises ConfigError, which names every fault.
     """
     given = os.environ if environ is None else environ
-    values = {} if dotenv_path is None else _read_dotenv(Path(dotenv_path))
+    values = {} if dotenv_path is None else _in_dotenv(Path(dotenv_path))
     values.update((variable, value.strip()) for variable, value in given.items() if value.strip())
     values.update(overriding or {})
     env = _MappingEnv(values)
@@ -178,25 +178,11 @@ def notify_socket() -> str | None:
     return os.environ.get("NOTIFY_SOCKET") or None
 
 
-def _read_dotenv(path: Path) -> dict[str, str]:
-    """The non-empty values of a `.env` file, as written: quotes taken off, nothing expanded. No file, no values."""
+def _in_dotenv(path: Path) -> dict[str, str]:
     try:
-        if not path.exists() or path.is_dir():  # a directory `.env` is somebody's virtual environment
-            return {}
-        with path.open(encoding="utf-8-sig") as stream:
-            bindings = list(parse_stream(stream))
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path.name} must be UTF-8 text") from None
-    except OSError as error:
-        raise ConfigError(f"{path.name} must be readable ({error.strerror})") from None
-    wrong_lines = [str(binding.original.line) for binding in bindings if binding.error]
-    if wrong_lines:
-        raise ConfigError(f"{path.name} line {', '.join(wrong_lines)} must be NAME=value (is a quote left open?)")
-    return {
-        binding.key: binding.value.strip()
-        for binding in bindings
-        if binding.key and binding.value and binding.value.strip()
-    }
+        return read_dotenv(path)
+    except DotenvFailed as error:
+        raise ConfigError(str(error)) from None
 
 
 def _sealed_problems(env: Env) -> list[str]:

@@ -8,8 +8,8 @@
 #   --max-tokens COUNT    length of the answer at most
 #
 # Environment (also from .env in the current directory):
-#   MULTIVERSE_URL   address of the gateway, http://127.0.0.1:8000 if unset
-#   ADMIN_API_KEY    a key, where the gateway wants one for this
+#   MULTIVERSE_URL      address of the gateway, http://127.0.0.1:8000 if unset
+#   MULTIVERSE_API_KEY  your key, where the gateway wants one for this; without it ADMIN_API_KEY
 #
 # Example: chat.sh llama-2-7b "Hello! How are you?"
 # Exit codes: 0 done, 1 the gateway answered with an error or the answer broke off, 2 wrong usage, 3 the gateway cannot

@@ -62,12 +62,20 @@ read_settings() {
     esac
     while [ "${gateway%/}" != "$gateway" ]; do gateway=${gateway%/}; done
     gateway=${gateway%/v1}
-    key=${ADMIN_API_KEY:-$(dotenv_value ADMIN_API_KEY)}
-    check_plain ADMIN_API_KEY "$key"
+    read_key
 }
 
-need_admin_key() {
-    [ -n "$key" ] || usage_error "ADMIN_API_KEY must be set, in the environment or in .env"
+# Sets key: one's own first; what is in the environment goes before what is in .env.
+read_key() {
+    key_variable=MULTIVERSE_API_KEY key=${MULTIVERSE_API_KEY:-}
+    [ -n "$key" ] || { key_variable=ADMIN_API_KEY && key=${ADMIN_API_KEY:-}; }
+    [ -n "$key" ] || { key_variable=MULTIVERSE_API_KEY && key=$(dotenv_value MULTIVERSE_API_KEY); }
+    [ -n "$key" ] || { key_variable=ADMIN_API_KEY && key=$(dotenv_value ADMIN_API_KEY); }
+    check_plain "$key_variable" "$key"
+}
+
+need_key() {
+    [ -n "$key" ] || usage_error "MULTIVERSE_API_KEY (or ADMIN_API_KEY) must be set, in the environment or in .env"
 }
 
 # --- values -----------------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@
 # Usage: list_models.sh [--json]
 #
 # Environment (also from .env in the current directory):
-#   MULTIVERSE_URL   address of the gateway, http://127.0.0.1:8000 if unset
-#   ADMIN_API_KEY    a key, where the gateway wants one for this
+#   MULTIVERSE_URL      address of the gateway, http://127.0.0.1:8000 if unset
+#   MULTIVERSE_API_KEY  your key, where the gateway wants one for this; without it ADMIN_API_KEY
 #
 # Exit codes: 0 done, 1 the gateway answered with an error, 2 wrong usage, 3 the gateway cannot be reached.
 set -eu

@@ -13,8 +13,8 @@
 #   --json            print the gateway's JSON
 #
 # Environment (also from .env in the current directory):
-#   MULTIVERSE_URL   address of the gateway, http://127.0.0.1:8000 if unset
-#   ADMIN_API_KEY    the admin's key, or a student's for servers of their own
+#   MULTIVERSE_URL      address of the gateway, http://127.0.0.1:8000 if unset
+#   MULTIVERSE_API_KEY  your key, for servers of your own, or the admin's, for all; without it ADMIN_API_KEY
 #
 # Exit codes: 0 done, 1 the gateway answered with an error, 2 wrong usage, 3 the gateway cannot be reached.
 set -eu
@@ -39,7 +39,7 @@ while [ $# -gt 0 ]; do
 done
 
 read_settings
-need_admin_key
+need_key
 open_workspace
 call GET "/admin/servers${query:+?$query}"
 if [ -n "$json" ]; then

@@ -11,8 +11,8 @@
 #   --tags A,B        tags, separated by commas
 #
 # Environment (also from .env in the current directory):
-#   MULTIVERSE_URL   address of the gateway, http://127.0.0.1:8000 if unset
-#   ADMIN_API_KEY    the admin's key, or a student's for servers of their own
+#   MULTIVERSE_URL      address of the gateway, http://127.0.0.1:8000 if unset
+#   MULTIVERSE_API_KEY  your key, for servers of your own, or the admin's, for all; without it ADMIN_API_KEY
 #
 # Example: register_ollama.sh --public-url https://ada.ngrok.app
 # Exit codes: 0 all are registered, 1 some are not, 2 wrong usage, 3 Ollama or the gateway cannot be reached.
@@ -37,7 +37,7 @@ while [ $# -gt 0 ]; do
 done
 
 read_settings
-need_admin_key
+need_key
 check_plain --ollama "$ollama"
 case $ollama in http://?* | https://?*) ;; *) usage_error "--ollama must look like http://127.0.0.1:11434" ;; esac
 while [ "${ollama%/}" != "$ollama" ]; do ollama=${ollama%/}; done

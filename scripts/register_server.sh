@@ -13,10 +13,10 @@
 #   --require-healthy       register it only if it passes its probe
 #   --json                  print the gateway's JSON
 #
-# Environment (MULTIVERSE_URL and ADMIN_API_KEY also from .env in the current directory):
-#   MULTIVERSE_URL   address of the gateway, http://127.0.0.1:8000 if unset
-#   ADMIN_API_KEY    the admin's key, or a student's for servers of their own
-#   SERVER_API_KEY   the server's own key, if it wants one
+# Environment (all but SERVER_API_KEY also from .env in the current directory):
+#   MULTIVERSE_URL      address of the gateway, http://127.0.0.1:8000 if unset
+#   MULTIVERSE_API_KEY  your key, for servers of your own, or the admin's, for all; without it ADMIN_API_KEY
+#   SERVER_API_KEY      the server's own key, if it wants one
 #
 # Example: register_server.sh llama-2-7b http://192.168.1.20:8080 --owner Ada
 # Exit codes: 0 done, 1 the gateway answered with an error, 2 wrong usage, 3 the gateway cannot be reached.
@@ -62,7 +62,7 @@ fi
 if [ -z "$model" ] || [ -z "$url" ]; then usage_error "MODEL and URL are needed"; fi
 
 read_settings
-need_admin_key
+need_key
 add_text model_name "$model"
 add_text endpoint_url "$url"
 [ -z "${SERVER_API_KEY:-}" ] || add_text api_key "$SERVER_API_KEY"

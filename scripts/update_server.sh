@@ -8,9 +8,9 @@
 #   FIELD=   takes the field's value away
 #   api_key  without `=` takes the server's own key from SERVER_API_KEY; `api_key=` takes the key away
 #
-# Environment (MULTIVERSE_URL and ADMIN_API_KEY also from .env in the current directory):
-#   MULTIVERSE_URL   address of the gateway, http://127.0.0.1:8000 if unset
-#   ADMIN_API_KEY    the admin's key, or a student's for servers of their own
+# Environment (all but SERVER_API_KEY also from .env in the current directory):
+#   MULTIVERSE_URL      address of the gateway, http://127.0.0.1:8000 if unset
+#   MULTIVERSE_API_KEY  your key, for servers of your own, or the admin's, for all; without it ADMIN_API_KEY
 #
 # Example: update_server.sh 0b9d4c52-… endpoint_url=https://new.ngrok.app max_concurrency=2 description=
 # Exit codes: 0 done, 1 the gateway answered with an error, 2 wrong usage, 3 the gateway cannot be reached.
@@ -52,7 +52,7 @@ done
 if [ -z "$id" ] || [ -z "$fields" ]; then usage_error "ID and at least one FIELD=VALUE are needed"; fi
 
 read_settings
-need_admin_key
+need_key
 open_workspace
 call PUT "/admin/register/$(percent_encode "$id")" "{$fields}"
 if [ -n "$json" ]; then show_json "$workspace/answer"; else show_record "$workspace/answer"; fi

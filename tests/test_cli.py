@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies
 
+from multiverse.cli import run_command
 from multiverse.cli_client import GatewayAddress
 from multiverse.cli_output import Column, as_json, display_width, field, flowing, format_table, one_line
 from tests import wire
@@ -31,6 +32,7 @@ from tests.processes import ADMIN_KEY, PROJECT, GatewayProcess
 from tests.waiting import eventually
 
 KEY = "an-admin-key-0123456789"
+NO_DOTENV = PROJECT / "tests"  # at the root may be the `.env` of whoever runs a gateway there
 HOSTILE = 'evil\x1b[2J\x07"; rm -rf ~\nnext\u202e\x9b31m'
 RECORD = {
     "message": "Server registered.",
@@ -89,6 +91,7 @@ def run(*arguments: str, prompt: str | None = None, **variables: str) -> subproc
     return subprocess.run(
         command(*arguments),
         env=environ(**variables),
+        cwd=NO_DOTENV,
         input=prompt or "",
         capture_output=True,
         text=True,
@@ -192,6 +195,55 @@ def test_completion_scripts_complete(tmp_path: Path) -> None:
         assert "_MULTIVERSE_COMPLETE" in run("completion", shell).stdout
     words = {"_MULTIVERSE_COMPLETE": "bash_complete", "COMP_WORDS": "multiverse servers re", "COMP_CWORD": "2"}
     assert run(**words).stdout.split() == ["plain,remove", "plain,resume"]
+
+
+# -- where the gateway is, and which key it is shown
+
+KEYS_TAKEN = [
+    ({"MULTIVERSE_API_KEY": "own", "ADMIN_API_KEY": "admins"}, {}, "own"),
+    ({"ADMIN_API_KEY": "admins"}, {"MULTIVERSE_API_KEY": "own-in-file"}, "admins"),
+    ({}, {"MULTIVERSE_API_KEY": "own-in-file", "ADMIN_API_KEY": "admins-in-file"}, "own-in-file"),
+    ({"MULTIVERSE_API_KEY": ""}, {"MULTIVERSE_API_KEY": "", "ADMIN_API_KEY": "'admins $in file'"}, "admins $in file"),
+]
+
+
+@pytest.mark.parametrize(("variables", "dotenv", "key"), KEYS_TAKEN)
+def test_the_environment_goes_before_dotenv_and_ones_own_key_before_the_admins(
+    variables: dict[str, str],
+    dotenv: dict[str, str],
+    key: str,
+    peer: ScriptedPeer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peer.health.always(wire.json_answer({"servers": [], "total": 0, "filters_applied": {}}))
+    lines = [f"{name}={value}" for name, value in {**dotenv, "MULTIVERSE_URL": f"{peer.url}/v1/"}.items()]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    for name in ("MULTIVERSE_URL", "MULTIVERSE_API_KEY", "ADMIN_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert run_command(["servers", "list"]) == 0
+    assert peer.probes[-1].header("Authorization") == f"Bearer {key}"
+    assert run_command(["servers", "list", "--key", "given"]) == 0
+    assert peer.probes[-1].header("Authorization") == "Bearer given"
+
+
+def test_a_key_that_is_nowhere_and_a_dotenv_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("MULTIVERSE_URL", "MULTIVERSE_API_KEY", "ADMIN_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert run_command(["servers", "list"]) == 2
+    told = capsys.readouterr().err
+    assert "set MULTIVERSE_API_KEY (or ADMIN_API_KEY) in the environment or in .env, or give --key" in told
+    (tmp_path / ".env").write_text('MULTIVERSE_API_KEY="planted, never closed\n')
+    assert run_command(["servers", "list"]) == 2
+    told = capsys.readouterr().err
+    assert ".env line 1 must be NAME=value" in told
+    assert "planted" not in told
 
 
 # -- what reaches the gateway, and what is shown

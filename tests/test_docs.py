@@ -113,7 +113,7 @@ def test_the_example_file_has_every_setting(variable: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_no_setting_is_invented(document: Path) -> None:
-    ours = {setting.variable for setting in SETTINGS} | {"MULTIVERSE_URL", "SERVER_API_KEY"}
+    ours = {setting.variable for setting in SETTINGS} | {"MULTIVERSE_URL", "MULTIVERSE_API_KEY", "SERVER_API_KEY"}
     foreign = {"WEB_CONCURRENCY", "OLLAMA_HOST", "PYTHON_CONFIGURE_OPTS"}
     in_text = {span.partition("=")[0] for span in code_in(prose_of(document))}
     in_examples = set(re.findall(r"\b([A-Z_]+)=", text_of(document)))

@@ -21,6 +21,7 @@ from tests.conftest import StartPeer
 from tests.operations import Fin, Hold, Send
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, PROJECT, GatewayProcess
+from tests.test_cli import KEYS_TAKEN
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the scripts need curl")
@@ -231,6 +232,18 @@ def test_the_environment_wins_over_dotenv(peer: ScriptedPeer, tmp_path: Path) ->
     peer.health.always(wire.json_answer({"servers": [], "total": 0}))
     assert run("list_servers.sh", cwd=tmp_path, MULTIVERSE_URL=peer.url).returncode == 0
     assert peer.probes[0].header("Authorization") == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(("variables", "dotenv", "key"), KEYS_TAKEN)
+def test_the_key_is_the_one_that_the_commands_take(
+    variables: dict[str, str], dotenv: dict[str, str], key: str, peer: ScriptedPeer, tmp_path: Path
+) -> None:
+    peer.health.always(wire.json_answer({"servers": [], "total": 0}))
+    (tmp_path / ".env").write_text("\n".join(f"{name}={value}" for name, value in dotenv.items()))
+    given = {"ADMIN_API_KEY": "", **variables}
+    result = run("list_servers.sh", cwd=tmp_path, MULTIVERSE_URL=peer.url, **given)
+    assert result.returncode == 0, result.stderr
+    assert peer.probes[0].header("Authorization") == f"Bearer {key}"
 
 
 # -- registrations
