@@ -21,6 +21,7 @@ from multiverse import __version__
 from multiverse.cli_aliases import aliases
 from multiverse.cli_client import CallFailed, GatewayClient
 from multiverse.cli_keys import claim, keys
+from multiverse.cli_lend import lend_servers
 from multiverse.cli_options import as_client
 from multiverse.cli_output import Column, field, flowing, one_line, show_json, show_table
 from multiverse.cli_servers import servers
@@ -61,6 +62,7 @@ def cli() -> None:
     """
 
 
+servers.add_command(lend_servers)
 servers.add_command(export_servers)
 servers.add_command(import_servers)
 for command in (servers, keys, claim, usage, aliases, backup, restore, doctor):

@@ -1,4 +1,4 @@
-"""`multiverse servers …`: list, show, add, update, remove, probe, drain and resume servers through the admin API.
+"""`multiverse servers …`: list, show, add, update, remove, probe and drain servers through the admin API.
 
 One option for each field of a registration. Values are judged by the gateway alone; here only what cannot be sent at
 all is refused.
@@ -7,6 +7,7 @@ all is refused.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ import click
 from multiverse.cli_client import GatewayClient, segment
 from multiverse.cli_options import Command, as_admin, check_key
 from multiverse.cli_output import Column, field, one_line, show_json, show_record, show_table
-from multiverse.cli_terms import TERMS, change_terms, pause_server, sent_terms, terms_options
+from multiverse.cli_terms import TERMS, change_terms, pause_server, resume_server, sent_terms, terms_options
 
 OPTIONAL_FIELDS = (
     "served_model_name",
@@ -48,7 +49,8 @@ PROBE_COLUMNS = (
 class ServerKeyOption(click.Option):
     """`--api-key` without a value takes SERVER_API_KEY, or asks; so the key need not stand in the shell's history.
 
-    `add` takes SERVER_API_KEY also where the option is left out; for `update` that would change a key by accident.
+    `add` takes SERVER_API_KEY also where the option is left out; `update` would change a key by that, and `lend` tell
+    it to every program on a machine.
     """
 
     def prompt_for_value(self, ctx: click.Context) -> Any:
@@ -62,8 +64,18 @@ class ServerKeyOption(click.Option):
 
 def registration_fields(command: Command) -> Command:
     """The options for the optional fields of a registration, the same for `add` and `update`."""
-    options = (
+    return _with_options(
+        shared_fields(command),
         click.option("--served-model-name", metavar="NAME", help="What the server itself calls the model."),
+        click.option("--context-length", type=int, metavar="TOKENS", help="Length of its context, in tokens."),
+        click.option("--require-healthy", is_flag=True, help="Change nothing if the server does not pass its probe."),
+    )
+
+
+def shared_fields(command: Command) -> Command:
+    """Those that `lend` takes as well: the same for all models of a machine."""
+    return _with_options(
+        command,
         click.option(
             "--api-key",
             cls=ServerKeyOption,
@@ -79,10 +91,11 @@ def registration_fields(command: Command) -> Command:
         click.option("--email", "--owner-email", "owner_email", metavar="ADDRESS", help="How to reach the owner."),
         click.option("--description", metavar="TEXT", help="Anything worth knowing."),
         click.option("--tag", "--tags", "tags", multiple=True, metavar="TAG", help="Repeat it, or separate by commas."),
-        click.option("--context-length", type=int, metavar="TOKENS", help="Length of its context, in tokens."),
         click.option("--max-concurrency", type=int, metavar="COUNT", help="Requests that it takes at a time."),
-        click.option("--require-healthy", is_flag=True, help="Change nothing if the server does not pass its probe."),
     )
+
+
+def _with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
@@ -95,6 +108,7 @@ def servers() -> None:
     \b
     Examples:
       export MULTIVERSE_URL=https://gateway.example.org MULTIVERSE_API_KEY=...
+      multiverse servers lend
       multiverse servers add llama-2-7b http://192.168.1.20:8080 --owner Ada
       multiverse servers list --status unhealthy
       multiverse servers remove 0b9d4c52-...
@@ -103,6 +117,7 @@ def servers() -> None:
 
 servers.add_command(change_terms)
 servers.add_command(pause_server)
+servers.add_command(resume_server)
 
 
 @servers.command("list")
@@ -170,7 +185,7 @@ def add_server(client: GatewayClient, json_wanted: bool, **fields: Any) -> None:
       multiverse servers add llama3 https://ada.ngrok.app/v1 --served-model-name llama3:8b
       SERVER_API_KEY=... multiverse servers add qwen https://10.0.0.5:8000
     """
-    _show_change(client.call("POST", "/admin/register", body=_sent_fields(fields)), json_wanted)
+    _show_change(client.call("POST", "/admin/register", body=sent_fields(fields)), json_wanted)
 
 
 @servers.command("update")
@@ -195,7 +210,7 @@ def update_server(
       multiverse servers update 0b9d4c52-... --endpoint-url https://new.ngrok.app
       multiverse servers update 0b9d4c52-... --max-concurrency 2 --clear description
     """
-    changes = _sent_fields(fields)
+    changes = sent_fields(fields)
     both = sorted(set(clear) & set(changes))
     if both:
         raise click.UsageError(f"{', '.join(both)}: give a value or --clear, not both.")
@@ -249,19 +264,11 @@ def drain_server(registration_id: str, client: GatewayClient, json_wanted: bool)
     _show_change(client.call("POST", f"/admin/servers/{segment(registration_id)}/drain"), json_wanted)
 
 
-@servers.command("resume")
-@click.argument("registration_id")
-@as_admin
-def resume_server(registration_id: str, client: GatewayClient, json_wanted: bool) -> None:
-    """Send requests again to a server that was drained or paused."""
-    _show_change(client.call("POST", f"/admin/servers/{segment(registration_id)}/resume"), json_wanted)
-
-
-def _sent_fields(fields: dict[str, Any]) -> dict[str, Any]:
+def sent_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that were given, as the API takes them (`require_healthy` only when it is asked for)."""
     tags = [tag.strip() for given in fields.pop("tags") for tag in given.split(",") if tag.strip()]
     terms = sent_terms(fields)
-    sent = {name: value for name, value in fields.items() if value is not None and value is not False}
+    sent = {name: value for name, value in fields.items() if value is not None and value is not False and value != ()}
     sent = {name: value for name, value in sent.items() if name not in TERMS}
     return {**sent, "tags": tags, **terms} if tags else {**sent, **terms}
 

@@ -1,6 +1,6 @@
-"""`multiverse servers terms` and `pause`: on which terms a server is lent, through the admin API.
+"""`multiverse servers terms`, `pause` and `resume`: on which terms a server is lent, through the admin API.
 
-Words are judged by the gateway alone. `resume`, which ends a pause, is in cli_servers.py.
+Each may be about one server or about all at one address (cli_choice.py). Words are judged by the gateway alone.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from multiverse.cli_client import GatewayClient, segment
+from multiverse.cli_choice import Chosen, on_servers
 from multiverse.cli_options import Command, as_admin
-from multiverse.cli_output import one_line, show_json, show_record
+from multiverse.cli_output import one_line, show_record
 
 TERMS = ("offered_to", "friends", "reserve_slot", "paused", "quiet_hours", "time_zone", "daily_token_cap")
 CLEARABLE = tuple(name for name in TERMS if name != "paused")
@@ -43,22 +43,21 @@ def sent_terms(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command("terms")
-@click.argument("registration_id")
 @terms_options
 @click.option("--clear", multiple=True, type=click.Choice(CLEARABLE), help="Take a term back; repeat it for more.")
 @as_admin
-def change_terms(
-    registration_id: str, clear: tuple[str, ...], client: GatewayClient, json_wanted: bool, **fields: Any
-) -> None:
+@on_servers
+def change_terms(clear: tuple[str, ...], chosen: Chosen, json_wanted: bool, **fields: Any) -> None:
     """Say on which terms a server is lent, or see it.
 
     Its owner may always use it. Only the terms that are given change; the friends that are given replace those before.
+    A laptop is one registration for each of its models: --endpoint means them all.
 
     \b
     Examples:
       multiverse servers terms 0b9d4c52-...
       multiverse servers terms 0b9d4c52-... --quiet-hours 22:00-07:00 --time-zone Europe/Berlin
-      multiverse servers terms 0b9d4c52-... --offered-to friends --friend Ben --friend "Grace H."
+      multiverse servers terms --endpoint http://192.168.1.20:11434 --offered-to friends --friend Ben
       multiverse servers terms 0b9d4c52-... --reserve-slot --daily-token-cap 200000
       multiverse servers terms 0b9d4c52-... --clear quiet_hours
     """
@@ -67,26 +66,43 @@ def change_terms(
     if both:
         raise click.UsageError(f"{', '.join(both)}: give a value or --clear, not both.")
     changes.update(dict.fromkeys(clear))
-    path = f"/admin/servers/{segment(registration_id)}"
-    record = client.call("PATCH", path, body=changes) if changes else client.call("GET", path, query={"limit": 1})
-    _show(record, json_wanted)
+    if changes:
+        chosen.each("PATCH", "", _show, json_wanted=json_wanted, body=changes)
+    else:
+        chosen.each("GET", "", _show, json_wanted=json_wanted, query={"limit": 1})
 
 
 @click.command("pause")
-@click.argument("registration_id")
 @as_admin
-def pause_server(registration_id: str, client: GatewayClient, json_wanted: bool) -> None:
+@on_servers
+def pause_server(chosen: Chosen, json_wanted: bool) -> None:
     """Lend a server to nobody for now.
 
     Its owner may still use it, requests under way finish, and the gateway goes on watching it; `resume` ends the pause.
+
+    \b
+    Examples:
+      multiverse servers pause 0b9d4c52-...
+      multiverse servers pause --endpoint http://192.168.1.20:11434
     """
-    _show(client.call("POST", f"/admin/servers/{segment(registration_id)}/pause"), json_wanted)
+    chosen.each("POST", "/pause", _show, json_wanted=json_wanted)
 
 
-def _show(record: dict[str, Any], json_wanted: bool) -> None:
-    if json_wanted:
-        show_json(record)
-        return
+@click.command("resume")
+@as_admin
+@on_servers
+def resume_server(chosen: Chosen, json_wanted: bool) -> None:
+    """Send requests again to a server that was drained or paused.
+
+    \b
+    Examples:
+      multiverse servers resume 0b9d4c52-...
+      multiverse servers resume --endpoint http://192.168.1.20:11434
+    """
+    chosen.each("POST", "/resume", _show, json_wanted=json_wanted)
+
+
+def _show(record: dict[str, Any]) -> None:
     if message := record.get("message"):
         click.echo(one_line(str(message)))
     names = ("registration_id", "model_name", "availability", "reason", *TERMS, "tokens_today")

@@ -12,12 +12,12 @@ from typing import Any, TextIO
 
 import click
 
+from multiverse.cli_choice import all_servers
 from multiverse.cli_client import CallFailed, GatewayClient
 from multiverse.cli_options import as_admin
 from multiverse.cli_output import one_line, show_json
 from multiverse.cli_servers import OPTIONAL_FIELDS
 
-PAGE = 200
 # What goes without saying.
 USUAL = MappingProxyType({"offered_to": "class", "reserve_slot": False, "paused": False})
 
@@ -34,22 +34,12 @@ def export_servers(target: TextIO, client: GatewayClient, json_wanted: bool) -> 
     Examples:
       multiverse servers export servers.json
     """
-    records = _all_servers(client)
+    records = all_servers(client)
     target.write(json.dumps({"servers": [_fields(record) for record in records]}, indent=2, ensure_ascii=False) + "\n")
     with_keys = sum(bool(record.get("has_api_key")) for record in records)
     click.echo(f"{len(records)} exported.", err=True)
     if with_keys:
         click.echo(f"{with_keys} of them have a key of their own, which is not in it: add `api_key` there.", err=True)
-
-
-def _all_servers(client: GatewayClient) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    while True:
-        query: dict[str, str | int | None] = {"sort": "created_at", "limit": PAGE, "offset": len(found)}
-        page = client.call("GET", "/admin/servers", query=query)["servers"]
-        found += page
-        if len(page) < PAGE:
-            return found
 
 
 def _fields(record: dict[str, Any]) -> dict[str, Any]:

@@ -30,8 +30,8 @@ LAYERS = (
     "classroom notices proxy",
     "gateway",
     "web",
-    "__main__ cli cli_aliases cli_client cli_keys cli_options cli_output cli_servers cli_terms cli_transfer cli_usage"
-    " doctor doctor_outside upkeep",
+    "__main__ cli cli_aliases cli_choice cli_client cli_keys cli_lend cli_options cli_output cli_servers"
+    " cli_terms cli_transfer cli_usage doctor doctor_outside upkeep",
 )
 # The modules of the command line are one room.
 COMMAND_LINE = LAYERS[-1].split()
@@ -64,7 +64,8 @@ HOMES = {
     "dotenv": "dotenv_file",
     "pythonjsonlogger": "log_lines",
     "zoneinfo": "servers.terms",
-    "click": "cli cli_aliases cli_keys cli_options cli_output cli_servers cli_terms cli_transfer cli_usage upkeep",
+    "click": "cli cli_aliases cli_choice cli_keys cli_lend cli_options cli_output cli_servers cli_terms cli_transfer"
+    " cli_usage upkeep",
     "http.client": "cli_client",
     "smtplib": "notices.mail",
     "ssl": "cli_client notices.mail transport.dialling transport.connection",

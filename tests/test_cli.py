@@ -71,6 +71,7 @@ COMMANDS = [
             "import",
             "terms",
             "pause",
+            "lend",
         )
     ),
 ]

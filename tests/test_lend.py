@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from multiverse.cli import run_command
 from multiverse.errors import InvalidRequest
 from multiverse.servers.discovery import host_of_caller, usual_addresses
 from tests.answers import assert_error
@@ -14,6 +17,8 @@ from tests.conftest import StartGateway
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, PLANTED_SERVER_KEY, GatewayProcess
 from tests.test_keyring import Headers, bearer, make_key, post
+
+Servers = Callable[..., tuple[int, str, str]]
 
 PATH = "/admin/lend"
 NOBODYS_PORT = 9
@@ -132,6 +137,74 @@ def test_the_address_policy_is_asked(start_gateway: StartGateway, peer: Scripted
     gateway = start_gateway(ALLOW_PRIVATE_ADDRESSES="false")
     assert_error(gateway.admin("POST", PATH, {"ports": [peer.port]}), "invalid_request", "endpoint_url")
     assert not peer.connections
+
+
+# -- the command line
+
+
+@pytest.fixture
+def lends(
+    gateway: GatewayProcess, student: Headers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Servers:
+    """`multiverse servers …` with a student's key: its exit code, what it printed and what it told."""
+    monkeypatch.setenv("MULTIVERSE_URL", gateway.url)
+    monkeypatch.setenv("MULTIVERSE_API_KEY", student[0][1].removeprefix("Bearer "))
+
+    def servers(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run_command(["servers", *words])
+        return code, *capsys.readouterr()
+
+    return servers
+
+
+def test_lending_on_the_command_line(gateway: GatewayProcess, peer: ScriptedPeer, model: str, lends: Servers) -> None:
+    taken = f"{model}-taken"
+    peer.model_names[:] = [model, taken, f"{model}-unwanted"]
+    gateway.register(peer, taken)
+    wanted = ("--model", model, "--model", taken)
+    code, shown, _told = lends("lend", "--port", str(peer.port), *wanted, "--owner", "Ada", "--tags", "lab,gpu")
+    assert code == 0
+    told, *lines = shown.splitlines()
+    assert f"Lent now: {model}." in told
+    assert [model in line.split() for line in lines if peer.url in line] == [True, False], "lent, and not lent"
+    assert lines[-1].startswith(taken)
+    assert "unwanted" not in shown
+    [record] = json.loads(lends("list", "--owner", "Ada", "--tag", "lab", "--json")[1])["servers"]
+    assert (record["model_name"], record["tags"]) == (model, ["lab", "gpu"])
+    assert lends("lend", "--endpoint-url", peer.url, "--model", taken)[0] == 1, "nothing of it"
+    assert lends("lend", "--endpoint-url", peer.url, "--model", taken, "--json")[0] == 1
+    code, shown, told = lends("lend", "--port", str(NOBODYS_PORT))
+    assert (code, shown) == (1, "")
+    assert f"port {NOBODYS_PORT}: the server refused the connection" in told
+
+
+def test_all_of_a_laptop_at_once(gateway: GatewayProcess, peer: ScriptedPeer, model: str, lends: Servers) -> None:
+    """Each model is a registration of its own; another's at the same address is not touched."""
+    peer.model_names[:] = [model, f"{model}-large", f"{model}-other"]
+    others = gateway.register(peer, f"{model}-other")
+    assert lends("lend", "--port", str(peer.port), "--model", model, "--model", f"{model}-large")[0] == 0
+
+    def of_all(*words: str) -> list[dict[str, Any]]:
+        code, shown, told = lends(*words, "--endpoint", f"{peer.url}/v1/", "--json")
+        assert code == 0, told
+        found: list[dict[str, Any]] = json.loads(shown)["servers"]
+        assert [server["model_name"] for server in found] == [model, f"{model}-large"]
+        return found
+
+    assert [server["paused"] for server in of_all("pause")] == [True, True]
+    assert [server["paused"] for server in of_all("resume")] == [False, False]
+    assert [server["daily_token_cap"] for server in of_all("terms", "--daily-token-cap", "9")] == [9, 9]
+    assert [server["daily_token_cap"] for server in of_all("terms")] == [9, 9], "and seen"
+    assert gateway.server(others)["daily_token_cap"] is None
+    code, shown, _told = lends("pause", "--endpoint", peer.url)
+    assert (code, shown.count("its owner has paused it")) == (0, 2)
+    assert lends("pause", "--endpoint", "http://127.0.0.1:9")[::2] == (
+        1,
+        "multiverse: None of your servers is at http://127.0.0.1:9. `multiverse servers list` shows them.\n",
+    )
+    assert [lends(*words)[0] for words in (["pause"], ["resume", others, "--endpoint", peer.url])] == [2, 2]
+    assert lends("terms", "--endpoint", "laptop")[0] == 2
 
 
 @pytest.mark.parametrize(
