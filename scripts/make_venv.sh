@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes .venv in the root of the repository and installs this project in it with one extra. Needs nothing but
-# Python 3.11 or newer; takes no time when it has been done for this setup.py. Usage: scripts/make_venv.sh demo|dev
+# Python 3.11 or newer; takes no time when it has been done for this setup.py. A .venv that somebody has made by hand is
+# added to. Usage: scripts/make_venv.sh demo|dev
 set -eu
 cd "$(dirname "$0")/.."
 extra=$1
@@ -35,8 +36,9 @@ find_python_with_venv() {
 
 make_venv() {
     if .venv/bin/python -c 'import sys; assert sys.version_info >= (3, 11)' >/dev/null 2>&1; then
-        .venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null
-        return 0
+        .venv/bin/python -m pip --version >/dev/null 2>&1 && return 0
+        .venv/bin/python -m ensurepip >/dev/null 2>&1 && return 0
+        say 'There is a .venv without pip: the command that made it has failed.' # Debian's does without python3-venv
     fi
     python=$(find_python_with_venv) || exit 1
     say "Making .venv with $("$python" --version)"
@@ -46,6 +48,13 @@ make_venv() {
 # What the installation depends on; the path, because an editable installation points to it.
 fingerprint() {
     { cat setup.py multiverse/__init__.py; pwd; .venv/bin/python --version; } | cksum
+}
+
+# Whether Python in .venv runs this tree. `pip install -r requirements.txt` puts a copy there in its place, which grows old.
+runs_this_tree() {
+    .venv/bin/python -I -c '
+import os, sys, multiverse
+sys.exit(not os.path.samefile(multiverse.__path__[0], sys.argv[1]))' multiverse 2>/dev/null
 }
 
 install_project() {
@@ -64,7 +73,7 @@ install_project() {
 make_venv
 wanted=$(fingerprint)
 stamp=.venv/installed-$extra
-if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || ! runs_this_tree; then
     install_project
     printf '%s\n' "$wanted" >"$stamp"
     # The dev extra holds everything of the demo extra.

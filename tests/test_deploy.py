@@ -283,7 +283,7 @@ def test_caddy_as_the_page_has_it(gateway: GatewayProcess, peer: ScriptedPeer, m
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     unit = tmp_path / "multiverse.service"
-    unit.write_text(replaced(block("systemd", "ini"), **{"/opt/multiverse/env/bin/multiverse": sys.executable}))
+    unit.write_text(replaced(block("systemd", "ini"), **{"/opt/multiverse/.venv/bin/multiverse": sys.executable}))
     verified = systemd_analyze("verify", str(unit))
     assert (verified.returncode, verified.stderr.strip()) == (0, "")
     exposure = systemd_analyze("security", "--offline=yes", "--threshold=20", "--no-pager", str(unit))

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
+import venv
 from importlib import metadata
 from pathlib import Path
 
@@ -80,6 +82,47 @@ def test_scripts_stop_at_the_first_error() -> None:
     for script in scripts_to_run():
         text = script.read_text(encoding="utf-8")
         assert re.search(r"^set -eu", text, re.MULTILINE), f"{script} goes on after errors"
+
+
+# It does to a virtual environment what the real one does here, which fetches 350 MB: the tree in a copy's place.
+PIP = """
+import pathlib, shutil, sys
+site, tree = pathlib.Path(__file__).parent.parent, pathlib.Path.cwd()
+if "install" in sys.argv:
+    with (tree / "installed").open("a") as told:
+        print(*sys.argv[1:], file=told)
+    shutil.rmtree(site / "multiverse", ignore_errors=True)
+    (site / "tree.pth").write_text(str(tree))
+"""
+
+
+def test_a_virtual_environment_made_by_hand_and_the_scripts_get_along(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "make_venv.sh", tmp_path / "scripts")
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    shutil.copytree(ROOT / "multiverse", tmp_path / "multiverse", ignore=lambda *_every: {"web", "__pycache__"})
+    venv.create(tmp_path / ".venv", symlinks=True)
+    [site] = (tmp_path / ".venv").glob("lib/python*/site-packages")
+    (site / "pip").mkdir()
+    (site / "pip" / "__main__.py").write_text(PIP)
+    mine = site / "mine.txt"
+    mine.touch()
+
+    def installed_after_the_script() -> int:
+        subprocess.run([tmp_path / "scripts" / "make_venv.sh", "demo"], check=True, capture_output=True, timeout=30)
+        assert mine.exists(), "what is in it stays"
+        return (tmp_path / "installed").read_text().count("--editable .[demo]\n")
+
+    def install_by_hand() -> None:
+        (site / "tree.pth").unlink(missing_ok=True)
+        shutil.copytree(tmp_path / "multiverse", site / "multiverse")
+
+    install_by_hand()
+    assert installed_after_the_script() == 1, "the demo's packages are added"
+    assert installed_after_the_script() == 1, "once"
+    install_by_hand()
+    assert installed_after_the_script() == 2, "else the demo would run the copy, and go on with it after a change"
+    assert not (site / "multiverse").exists()
 
 
 def test_the_version_is_written_once() -> None:
