@@ -134,13 +134,46 @@ class QueryInteger(fields.Integer):
         return int(value)
 
 
+class ServerSchema(Schema):
+    """The record of a server, as it goes out; it has no field for the server's key."""
+
+    class Meta:
+        unknown = EXCLUDE  # answers show more beside it
+
+    registration_id = fields.String()
+    model_name = fields.String()
+    served_model_name = fields.String(allow_none=True)
+    endpoint_url = fields.String()
+    owner_name = fields.String(allow_none=True)
+    owner_email = fields.String(allow_none=True)
+    description = fields.String(allow_none=True)
+    tags = fields.List(fields.String())
+    context_length = fields.Integer(allow_none=True)
+    max_concurrency = fields.Integer(allow_none=True)
+    offered_to = fields.String()
+    friends = fields.List(fields.String())
+    reserve_slot = fields.Boolean()
+    paused = fields.Boolean()
+    quiet_hours = fields.String(allow_none=True)
+    time_zone = fields.String(allow_none=True)
+    daily_token_cap = fields.Integer(allow_none=True)
+    has_api_key = fields.Boolean()
+    health_status = fields.String()
+    availability = fields.String()
+    reason = fields.String(allow_none=True)
+    consecutive_failures = fields.Integer()
+    response_time_ms = fields.Float(allow_none=True)
+    slots = fields.Integer(allow_none=True)
+    in_flight = fields.Integer()
+    tokens_today = fields.Integer()
+    last_checked_at = fields.String(allow_none=True)
+    last_successful_request_at = fields.String(allow_none=True)
+    created_at = fields.String()
+    updated_at = fields.String()
+
+
 # All fields of the record but its lists.
-SORT_FIELDS = (
-    "registration_id model_name served_model_name endpoint_url owner_name owner_email description context_length "
-    "max_concurrency offered_to reserve_slot paused quiet_hours time_zone daily_token_cap has_api_key health_status "
-    "availability reason consecutive_failures response_time_ms slots in_flight tokens_today last_checked_at "
-    "last_successful_request_at created_at updated_at"
-).split()
+SORT_FIELDS = tuple(name for name, field in ServerSchema().fields.items() if not isinstance(field, fields.List))
 
 
 class ServerQuerySchema(Schema):
@@ -179,44 +212,6 @@ class LogQuerySchema(Schema):
     text = fields.String()
     after = QueryInteger()
     limit = QueryInteger(validate=validate.Range(min=1, max=1000))
-
-
-class ServerSchema(Schema):
-    """The record of a server, as it goes out; it has no field for the server's key."""
-
-    class Meta:
-        unknown = EXCLUDE  # answers show more beside it
-
-    registration_id = fields.String()
-    model_name = fields.String()
-    served_model_name = fields.String(allow_none=True)
-    endpoint_url = fields.String()
-    owner_name = fields.String(allow_none=True)
-    owner_email = fields.String(allow_none=True)
-    description = fields.String(allow_none=True)
-    tags = fields.List(fields.String())
-    context_length = fields.Integer(allow_none=True)
-    max_concurrency = fields.Integer(allow_none=True)
-    offered_to = fields.String()
-    friends = fields.List(fields.String())
-    reserve_slot = fields.Boolean()
-    paused = fields.Boolean()
-    quiet_hours = fields.String(allow_none=True)
-    time_zone = fields.String(allow_none=True)
-    daily_token_cap = fields.Integer(allow_none=True)
-    has_api_key = fields.Boolean()
-    health_status = fields.String()
-    availability = fields.String()
-    reason = fields.String(allow_none=True)
-    consecutive_failures = fields.Integer()
-    response_time_ms = fields.Float(allow_none=True)
-    slots = fields.Integer(allow_none=True)
-    in_flight = fields.Integer()
-    tokens_today = fields.Integer()
-    last_checked_at = fields.String(allow_none=True)
-    last_successful_request_at = fields.String(allow_none=True)
-    created_at = fields.String()
-    updated_at = fields.String()
 
 
 def limits_of(field: fields.Field[Any]) -> dict[str, Any]:
