@@ -162,7 +162,7 @@ def test_one_click_lends_what_runs_here(gateway: GatewayProcess, visit: Visit, p
     expect(lines.nth(0)).to_contain_text("healthy")
     expect(lines.nth(1)).to_contain_text("Not registered")
     page.get_by_text("From a terminal").click()
-    line = f'curl -X POST {gateway.url}/admin/lend -H "Authorization: Bearer $KEY"'
+    line = f'curl -X POST {gateway.url}/admin/lend -H "Authorization: Bearer $MULTIVERSE_API_KEY"'
     expect(page.locator("#lend-line code")).to_have_text(line)
     lines.nth(0).get_by_role("link", name=model).click()
     expect(page.get_by_role("heading", name=model)).to_be_visible()

@@ -44,7 +44,7 @@ function showFirstCommands() {
   const steps = [
     ["Start a server, for example Ollama, so that others can reach it:", "OLLAMA_HOST=0.0.0.0 ollama serve"],
     ["Give it a model:", "ollama pull llama3.2"],
-    ["Lend it; the gateway finds it where it is asked from:", lendLine("$ADMIN_API_KEY")],
+    ["Lend it; the gateway finds it where it is asked from:", lendLine("$MULTIVERSE_API_KEY")],
   ];
   find("#first-commands").append(...steps.map(([text, command]) => build("li", {}, text, codeBlock(command))));
 }

@@ -38,7 +38,7 @@ function showLent({ message, servers, not_registered: refused }) {
 /** The card in which one lends this computer. */
 export function startLending() {
   const fields = new Fields(find("#lend-form"), { ports });
-  find("#lend-line").append(codeBlock(lendLine("$KEY")));
+  find("#lend-line").append(codeBlock(lendLine("$MULTIVERSE_API_KEY")));
   fields.whenSent(() => {
     setHidden(find("#lent"), true);
     const given = listOf(fields.text("ports")).map(Number);
