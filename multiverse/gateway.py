@@ -21,6 +21,7 @@ from multiverse.notices.mail import Mail, MailSettings
 from multiverse.notices.news import NewsDesk
 from multiverse.notices.notifier import Notifier
 from multiverse.notices.webhook import Webhook
+from multiverse.open_files import LackLog
 from multiverse.people.allowances import Allowances, Limit
 from multiverse.people.keyring import KeyRing
 from multiverse.people.keys import ANONYMOUS, READER, STUDENT, Keys
@@ -103,6 +104,7 @@ class Gateway:
         self.thanks = ThanksBoard(table=self.usage_table, keyring=self.keyring)
         self.terms_watch = TermsWatch(registry=self.registry, usage_table=self.usage_table, clock=self.clock)
         self.loop_watch = LoopWatch(clock=self.clock)
+        self.lack_log = LackLog(self.clock)
         self.log_memory = log_memory or LogMemory(lambda record: {})
         self._on_secret = on_secret or (lambda secret: None)
 
@@ -130,6 +132,7 @@ class Gateway:
             dialler = Dialler(
                 AddressPolicy(allow_private=config.allow_private_addresses),
                 absence_seconds=config.tcp_user_timeout_seconds,
+                lack_log=self.lack_log,
             )
             self.transport = StreamingHTTPClient(force_instance=True, dialler=dialler)
             self._build_servers(dialler)

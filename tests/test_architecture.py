@@ -23,7 +23,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 # Lowest first. A module may import from its own room and from lower layers; rooms of one layer do not know each other.
 LAYERS = (
     "alarm cancelling clock dotenv_file errors histogram log_copies redaction settings ticking",
-    "config log_lines log_memory loop_watch",
+    "config log_lines log_memory loop_watch open_files",
     "logs",
     "storage transport",
     "people servers",

@@ -35,11 +35,13 @@ from multiverse.transport.failures import (
     AnswerTooLarge,
     ConnectFailed,
     Disconnected,
+    NoRoom,
     TotalTimeout,
     TransportError,
 )
 
 DEFAULT_BUSY_SECONDS = 1.0
+NO_ROOM_SECONDS = 5.0
 LONGEST_BUSY_SECONDS = 600.0
 LONGEST_SERVER_TEXT = 2000
 # With one of them, an `error` is part of an answer: of a response that failed, of one document among several.
@@ -49,6 +51,7 @@ ROUTE_IN_TEXT = re.compile(r"/v1/\S*")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 FAILED = "No server could answer: those that were tried failed. Send the request again, or ask the server's owner."
+NO_ROOM = "The gateway has no room for another connection at present. Send the request again in a moment."
 TOO_SLOW = "The server took too long to answer. Try a shorter prompt, fewer tokens or another model."
 TOO_LARGE = "The server's answer is larger than this gateway passes on. Ask for fewer tokens."
 BROKE_OFF = "The server broke off in the middle of its answer. Send the request again."
@@ -114,6 +117,8 @@ def failure_verdict(failure: TransportError) -> Verdict:
         return Verdict(ServerFailed(TOO_LARGE), failure.reason, try_next=False)
     if isinstance(failure, Abandoned):
         return Verdict(ServerFailed(FAILED), failure.reason, blame=Blame.NONE, try_next=False)
+    if isinstance(failure, NoRoom):  # The next server may be one that has an open connection left.
+        return Verdict(Overloaded(NO_ROOM, retry_after_seconds=NO_ROOM_SECONDS), failure.reason, blame=Blame.NONE)
     # A reset may be the laptop going to sleep: the next pick had better not find out again.
     lost = isinstance(failure, (ConnectFailed, Disconnected))
     return Verdict(ServerFailed(FAILED), failure.reason, connect_failed=lost)

@@ -153,6 +153,9 @@ class HealthChecker:
 
     def judge(self, server: Server, result: ProbeResult) -> bool:
         """Let `result` count for the verdict and set the moment of the next probe; True when the verdict changed."""
+        if result.finding is Finding.NOT_ASKED:
+            self._put_off(server, result)
+            return False
         self.probes_total += 1
         server.last_checked_at = self._clock.utc_iso()
         server.response_time_ms = result.response_time_ms
@@ -173,9 +176,16 @@ class HealthChecker:
         self.schedule(server, backing_off=result.finding is Finding.FAILED)
         return changed
 
+    def _put_off(self, server: Server, result: ProbeResult) -> None:
+        self.schedule(server)
+        if server.health_status == UNKNOWN:  # Nobody gets anything from it until it has been asked.
+            server.note_reason(result.reason or "the gateway could not ask it")
+            soon = self._clock.monotonic() + UNDECIDED_PROBE_SECONDS
+            server.next_probe_seconds = min(server.next_probe_seconds, soon)
+
     def record(self, server: Server, result: ProbeResult, *, changed: bool) -> None:
         """Queue the probe's row, announce a changed verdict, let waiting requests through."""
-        if not server.registered:
+        if not server.registered or result.finding is Finding.NOT_ASKED:
             return
         self._store.queue_probe(
             {

@@ -16,7 +16,7 @@ from multiverse.clock import Clock
 from multiverse.servers.identity import Registration
 from multiverse.servers.outgoing import request_headers
 from multiverse.servers.tunnels import is_html, tunnel_reason
-from multiverse.transport.failures import AnswerTimeout, ConnectFailed, ConnectTimeout, TransportError
+from multiverse.transport.failures import AnswerTimeout, ConnectFailed, ConnectTimeout, NoRoom, TransportError
 from multiverse.transport.http import StreamingHTTPClient
 from multiverse.transport.messages import RequestForm, ServerRequest
 
@@ -39,6 +39,7 @@ class Finding(Enum):
     LOADING = "loading"
     BUSY = "busy"
     FAILED = "failed"
+    NOT_ASKED = "not asked"  # The gateway's own machine could not: it says nothing about the server.
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,8 @@ class Prober:
             seconds = self._timeout_seconds
             finding = Finding.FAILED
             reason = f"the server did not answer the probe within {seconds:g} s; is the machine awake?"
+        except NoRoom as error:
+            finding, reason = Finding.NOT_ASKED, error.reason
         except TransportError as error:
             finding, reason = Finding.FAILED, error.reason
             if type(error) is ConnectFailed and is_loopback(registration.endpoint.host):  # Nobody is there at all.

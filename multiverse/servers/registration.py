@@ -26,7 +26,7 @@ from multiverse.servers.terms import check_terms
 from multiverse.storage.store import Store
 from multiverse.transport.addresses import FORBIDDEN_ADDRESS_MESSAGE, Endpoint, parse_endpoint
 from multiverse.transport.dialling import Dialler
-from multiverse.transport.failures import AddressRefused, NameNotResolved
+from multiverse.transport.failures import AddressRefused, NameNotResolved, NoRoom
 
 LOG = logging.getLogger(__name__)
 
@@ -174,8 +174,8 @@ class RegistrationService:
                 await self._dialler.check(endpoint)
         except AddressRefused as error:
             raise InvalidRequest(FORBIDDEN_ADDRESS_MESSAGE, param="endpoint_url") from error
-        except (NameNotResolved, TimeoutError):
-            pass  # A tunnel's name may come alive later: registered, unhealthy.
+        except (NameNotResolved, NoRoom, TimeoutError):
+            pass  # A tunnel's name may come alive later: registered, unhealthy. The policy is asked at every dial.
         return endpoint
 
     async def _probe_first(

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
+from multiverse.clock import Clock
+from multiverse.open_files import LackLog, check_room, is_own_lack
 from multiverse.transport.absence import notice_absence
 from multiverse.transport.addresses import AddressPolicy, Endpoint, ForbiddenAddress
-from multiverse.transport.failures import AddressRefused, ConnectFailed, TLSFailed
+from multiverse.transport.failures import AddressRefused, ConnectFailed, NoRoom, TLSFailed
 from multiverse.transport.resolving import Lookup, Resolver
 
 FIRST_ADDRESS_SECONDS = 1.5
@@ -42,6 +45,7 @@ class Dialler:
 
     `tls_context` defaults to the system's trust store; `lookup` answers like `socket.getaddrinfo`, in a thread.
     Connections end when the other machine has acknowledged nothing for `absence_seconds`; 0 = as the system has it.
+    What this machine lacks for one more is told to `lack_log`.
     """
 
     def __init__(
@@ -51,10 +55,12 @@ class Dialler:
         tls_context: ssl.SSLContext | None = None,
         lookup: Lookup = socket.getaddrinfo,
         absence_seconds: float = 0.0,
+        lack_log: LackLog | None = None,
     ) -> None:
         self._policy = policy
         self._tls_context = tls_context
         self._absence_seconds = absence_seconds
+        self._lack_log = lack_log or LackLog(Clock())
         self._resolver = Resolver(lookup)
 
     async def dial(
@@ -62,8 +68,17 @@ class Dialler:
     ) -> tuple[asyncio.Transport, ProtocolT]:
         """An open connection to `endpoint`: its TCP transport, which lies beneath TLS if there is any, and protocol.
 
-        Raises ConnectFailed or one of its kinds; nothing has been sent then.
+        Raises ConnectFailed or one of its kinds, and NoRoom; nothing has been sent then.
         """
+        try:
+            return await self._dial(endpoint, protocol_factory)
+        except NoRoom as error:
+            self._lack_log.note(error.__cause__ or error)
+            raise
+
+    async def _dial(
+        self, endpoint: Endpoint, protocol_factory: Callable[[], ProtocolT]
+    ) -> tuple[asyncio.Transport, ProtocolT]:
         addresses = await self._permitted_addresses(endpoint)
         failures: list[ConnectFailed] = []
         for position, address in enumerate(addresses):
@@ -79,7 +94,7 @@ class Dialler:
     async def check(self, endpoint: Endpoint) -> None:
         """Ask the policy about `endpoint` without dialling.
 
-        Raises AddressRefused, or NameNotResolved where DNS knows no address.
+        Raises AddressRefused, NameNotResolved where DNS knows no address, or NoRoom where it could not be asked.
         """
         await self._permitted_addresses(endpoint)
 
@@ -124,7 +139,7 @@ class Dialler:
             protocol.connection_made(transport)
         except (OSError, ValueError) as error:
             inlet.abort()
-            raise _tls_failure(error) from error
+            raise (NoRoom() if is_own_lack(error) else _tls_failure(error)) from error
         except BaseException:
             inlet.abort()
             raise
@@ -133,7 +148,10 @@ class Dialler:
     async def _context(self) -> ssl.SSLContext:
         if self._tls_context is None:
             # Reading the trust store takes 40 ms: not in the loop.
-            self._tls_context = await asyncio.get_running_loop().run_in_executor(None, _default_context)
+            try:
+                self._tls_context = await asyncio.get_running_loop().run_in_executor(None, _default_context)
+            except RuntimeError as error:  # No thread can be started.
+                raise NoRoom() from error
         return self._tls_context
 
 
@@ -150,11 +168,19 @@ async def _connect(
     except ConnectionError as error:
         raise ConnectFailed("the server reset the connection while it was being opened") from error
     except OSError as error:
+        if is_own_lack(error) or _no_port_is_free(error, address):
+            raise NoRoom() from error
         raise ConnectFailed("the server's machine cannot be reached") from error
+
+
+def _no_port_is_free(error: OSError, address: str) -> bool:
+    """Whether all local ports are taken; of IPv6, the same number says that this machine does not have it."""
+    return error.errno == errno.EADDRNOTAVAIL and ":" not in address
 
 
 def _default_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
+    check_room()  # Without, OpenSSL has left out silently what it could not open, and would trust nobody from now on.
     context.set_alpn_protocols(["http/1.1"])
     return context
 

@@ -26,6 +26,12 @@ class ConnectFailed(TransportError):
     default_reason = "the server refused the connection; is it running?"
 
 
+class NoRoom(TransportError):
+    """The gateway's own machine lacks what a connection takes (open_files.py): no server's fault. Nothing was sent."""
+
+    default_reason = "the gateway's machine has no room for another connection; its log says what it lacks"
+
+
 class AddressRefused(ConnectFailed):
     """The name resolves to addresses which the policy forbids; nothing was dialled."""
 

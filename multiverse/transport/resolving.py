@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from multiverse.transport.failures import NameNotResolved
+from multiverse.open_files import check_room, is_own_lack
+from multiverse.transport.failures import NameNotResolved, NoRoom
 
 RESOLVED_FOR_SECONDS = 30.0
 MAX_REMEMBERED_NAMES = 1024
@@ -22,6 +23,7 @@ MAX_THREADS = 32
 
 Name = tuple[str, int]
 Lookup = Callable[..., list[Any]]
+Found = list[str] | Exception
 
 
 class Resolver:
@@ -30,14 +32,14 @@ class Resolver:
     def __init__(self, lookup: Lookup = socket.getaddrinfo) -> None:
         self._lookup = lookup
         self._known: dict[Name, tuple[float, list[str]]] = {}
-        self._under_way: dict[Name, asyncio.Future[list[str] | None]] = {}
+        self._under_way: dict[Name, asyncio.Future[Found]] = {}
         self._waiting: deque[Name] = deque()
         self._threads = 0
 
     async def addresses(self, host: str, port: int) -> list[str]:
         """The addresses of `host`, in the order in which they should be tried; remembered for a short while.
 
-        Raises NameNotResolved.
+        Raises NameNotResolved, and NoRoom where this machine could not ask.
         """
         loop = asyncio.get_running_loop()
         name = (host, port)
@@ -49,10 +51,12 @@ class Resolver:
             lookup = self._under_way[name] = loop.create_future()
             self._waiting.append(name)
             self._start_thread(loop)
+        elif not self._threads:
+            self._start_thread(loop)  # None serves it.
         found = await asyncio.shield(lookup)  # Whoever stops waiting must not end it for the others.
-        if found is None:
-            raise NameNotResolved()
-        return found
+        if isinstance(found, list):
+            return found
+        raise (NoRoom() if is_own_lack(found) or isinstance(found, _NoThread) else NameNotResolved()) from found
 
     def forget(self, host: str, port: int) -> None:
         """These addresses are of no use: ask again next time."""
@@ -61,22 +65,32 @@ class Resolver:
     # -- in the loop ---------------------------------------------------------------------------------------------------
 
     def _start_thread(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._waiting and self._threads < MAX_THREADS:
-            self._threads += 1
+        if not self._waiting or self._threads >= MAX_THREADS:
+            return
+        try:
             threading.Thread(target=self._look_up_names, args=(loop,), name="resolver", daemon=True).start()
+        except RuntimeError as error:
+            if not self._threads:  # Otherwise one of those will come to it.
+                self._fail_waiting(_NoThread(str(error)), loop)
+        else:
+            self._threads += 1
+
+    def _fail_waiting(self, error: Exception, loop: asyncio.AbstractEventLoop) -> None:
+        while self._waiting:
+            self._finish(self._waiting.popleft(), error, loop.time())
 
     def _thread_ended(self, loop: asyncio.AbstractEventLoop) -> None:
         self._threads -= 1
         self._start_thread(loop)  # A name may have come while the thread was on its way out.
 
-    def _finish(self, name: Name, addresses: list[str] | None, now: float) -> None:
-        if addresses is not None:
+    def _finish(self, name: Name, found: Found, now: float) -> None:
+        if isinstance(found, list):
             if len(self._known) >= MAX_REMEMBERED_NAMES:
                 self._known.clear()
-            self._known[name] = (now + RESOLVED_FOR_SECONDS, addresses)
+            self._known[name] = (now + RESOLVED_FOR_SECONDS, found)
         lookup = self._under_way.pop(name)
         if not lookup.done():
-            lookup.set_result(addresses)
+            lookup.set_result(found)
 
     # -- in a thread ---------------------------------------------------------------------------------------------------
 
@@ -85,13 +99,21 @@ class Resolver:
             with contextlib.suppress(IndexError):
                 while True:
                     name = self._waiting.popleft()
-                    addresses = self._ask(name)
-                    loop.call_soon_threadsafe(self._finish, name, addresses, loop.time())
+                    found = self._ask(name)
+                    loop.call_soon_threadsafe(self._finish, name, found, loop.time())
             loop.call_soon_threadsafe(self._thread_ended, loop)
 
-    def _ask(self, name: Name) -> list[str] | None:
+    def _ask(self, name: Name) -> Found:
         try:
             found = self._lookup(*name, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            return None
-        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+            return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        except Exception as error:  # Whatever it is: somebody waits for it.
+            try:
+                check_room()  # getaddrinfo does not tell that it could open no socket to ask.
+            except OSError as lack:
+                return lack
+            return error
+
+
+class _NoThread(Exception):
+    """This machine starts no further thread."""

@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import tornado.autoreload
 import tornado.netutil
@@ -24,6 +25,7 @@ from multiverse.config import Config, ConfigError, idle_settings
 from multiverse.errors import StoreFailed
 from multiverse.gateway import Gateway
 from multiverse.logs import Logs, open_logs
+from multiverse.open_files import LackLog, is_own_lack, raise_limit
 from multiverse.people.keys import ADMIN, Caller
 from multiverse.transport.absence import notice_absence
 from multiverse.web.assets import Assets
@@ -99,6 +101,7 @@ def run(config: Config, notify_socket: str | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"multiverse: {error}\n")
         return EXIT_BAD_SETTINGS
+    raise_limit()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_serve(config, logs, ServiceManager(notify_socket)))
@@ -162,6 +165,19 @@ def _on_signal(number: signal.Signals, action: Callable[[], None]) -> None:
         signal.signal(number, react)
 
 
+def _tell_lack_once(lack_log: LackLog) -> None:
+    """Have the loop tell of clients that it could not accept in one line, not with a traceback for each."""
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if "accept" in context["message"] and is_own_lack(error):
+            lack_log.note(error)
+        else:
+            loop.default_exception_handler(context)
+
+    asyncio.get_running_loop().set_exception_handler(handle)
+
+
 async def _fill(gateway: Gateway, entries: list[Registered]) -> None:
     """What is registered by itself, behind the open port."""
     await seed(gateway, entries)
@@ -178,6 +194,7 @@ async def _serve(config: Config, logs: Logs, service_manager: ServiceManager) ->
         notice_absence(listener, _clients_absence_seconds(config))
     try:
         async with Gateway(config, on_secret=logs.redact, log_memory=logs.memory) as gateway:
+            _tell_lack_once(gateway.lack_log)
             server = make_server(gateway)
             await server.accept_on(sockets)
             host, port = sockets[0].getsockname()[:2]

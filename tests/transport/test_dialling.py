@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import logging
 import socket
 import sys
 import threading
@@ -15,7 +17,7 @@ import pytest
 from multiverse.transport import dialling, resolving
 from multiverse.transport.addresses import AddressPolicy, Endpoint, parse_endpoint
 from multiverse.transport.dialling import Dialler
-from multiverse.transport.failures import AddressRefused, ConnectFailed, ConnectTimeout, NameNotResolved
+from multiverse.transport.failures import AddressRefused, ConnectFailed, ConnectTimeout, NameNotResolved, NoRoom
 from multiverse.transport.http import StreamingHTTPClient
 from multiverse.transport.messages import RequestForm, ServerRequest
 from tests import wire
@@ -140,7 +142,7 @@ async def test_a_name_is_looked_up_once_in_a_while(make_client: MakeClient, peer
     assert {request.header("Host") for request in peer.requests} == {f"laptop.test:{peer.port}"}
 
 
-@pytest.mark.parametrize("failure", [socket.gaierror(-2, "unknown"), UnicodeError("no"), OSError("x")])
+@pytest.mark.parametrize("failure", [socket.gaierror(-2, "unknown"), UnicodeError("no"), OSError("x"), ValueError()])
 async def test_a_name_that_does_not_resolve(make_client: MakeClient, failure: Exception) -> None:
     def lookup(*_name: object, **_settings: object) -> list[Any]:
         raise failure
@@ -204,6 +206,44 @@ async def test_hundreds_of_names_at_once_wait_for_their_turn(make_client: MakeCl
     responses = await asyncio.gather(*(ask(client, url, connect_timeout=10.0) for url in urls))
     assert len(responses) == 200
     assert 1 < most <= 32
+
+
+async def test_a_thread_that_does_not_start_is_nobodys_fault_and_not_the_last(
+    make_client: MakeClient, peer: ScriptedPeer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client = client_with(make_client, lambda *_name, **_settings: found("127.0.0.1"))
+    url = f"http://laptop.test:{peer.port}"
+    with monkeypatch.context() as patched, caplog.at_level(logging.ERROR):
+        patched.setattr(threading.Thread, "start", refuse)
+        outcomes = await asyncio.gather(*(begin(client, url) for _number in range(3)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [NoRoom] * 3, "whoever waits hears of it"
+    assert [record.msg.partition(";")[0] for record in caplog.records] == [
+        "this machine has no room for another connection"
+    ]
+    assert (await ask(client, url)).body == b"ok"
+
+
+async def test_a_lookup_that_finds_no_descriptor_is_nobodys_fault(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lookup(*_name: object, **_settings: object) -> list[Any]:
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    def no_room() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(resolving, "check_room", no_room)
+    with pytest.raises(NoRoom):
+        await ask(client_with(make_client, lookup), "http://laptop.test")
+
+
+def test_ports_that_are_all_taken_are_told_apart_from_an_address_family_that_is_not_there() -> None:
+    error = OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+    assert dialling._no_port_is_free(error, "127.0.0.1")
+    assert not dialling._no_port_is_free(error, "::1")
 
 
 async def test_a_dial_that_times_out_in_the_lookup(make_client: MakeClient) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from multiverse.web.dispatch import DirectRoute
 
 WAITING_CONNECTIONS = 2048
+ACCEPTED_AT_ONCE = 1
 LOOKS_SECONDS = 0.02
 CLOSE_SECONDS = 1.0
 
@@ -52,7 +53,10 @@ class FrontDoor:
     async def accept_on(self, sockets: Sequence[socket.socket]) -> None:
         """Accept connections on `sockets`, which stay the caller's to close."""
         for listener in sockets:
-            server = await self.loop.create_server(self._connect, sock=listener, backlog=WAITING_CONNECTIONS)
+            # asyncio tries as many times in a row to accept, also when it has no descriptor left, and each of them
+            # tries again a second later.
+            server = await self.loop.create_server(self._connect, sock=listener, backlog=ACCEPTED_AT_ONCE)
+            listener.listen(WAITING_CONNECTIONS)
             self._servers.append(server)
 
     def _connect(self) -> FrontConnection:
