@@ -106,6 +106,30 @@ def test_what_is_nobodys_trouble_is_not_told() -> None:
     assert told(desk, drained) == [True], "it was to come back, and does not"
 
 
+@pytest.mark.parametrize("way", ["paused", "drained"])
+def test_an_outage_that_ended_while_a_server_was_taken_out_is_over(way: str) -> None:
+    clock = HandClock()
+    server, desk = build_server(clock), desk_of(clock)
+
+    def take_out(out: bool) -> None:
+        if way == "paused":
+            server.change(replace(server.registration, paused=out))
+        server.draining = out and way == "drained"
+
+    fall(server)
+    assert told(desk, server) == []
+    take_out(True)
+    server.note_good_probe()
+    assert told(desk, server) == []
+    clock.pass_time(9 * 3600)
+    fall(server)
+    take_out(False)
+    assert told(desk, server) == [], "it has failed just now"
+    clock.pass_time(AFTER_SECONDS)
+    (news,) = desk.look([server])
+    assert (news.down, news.seconds) == (True, AFTER_SECONDS)
+
+
 @pytest.mark.parametrize(("seen_for_seconds", "expected"), [(AFTER_SECONDS, []), (AFTER_SECONDS - 60, [True])])
 def test_a_restart_repeats_nothing(seen_for_seconds: float, expected: list[bool]) -> None:
     clock = HandClock()

@@ -67,10 +67,11 @@ class NewsDesk:
 
     def _is_down(self, server: Server, known: _Known, now: float) -> bool | None:
         """None while there is nothing to say: taken out on purpose, loading, not probed, or not unhealthy for long."""
+        if server.offers_model:
+            known.bad_since_seconds = None  # Also while it is taken out: what comes after that is another outage.
         if server.draining or server.loading or server.lending.closed is not None:
             return None
         if server.offers_model:
-            known.bad_since_seconds = None
             return False
         if server.health_status not in (UNHEALTHY, HEALTHY):
             return None
