@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -285,6 +286,7 @@ class Noon:
     """Noon with one capped server, its terms watched over a store of its own."""
 
     store: Store
+    clock: HandClock
     server: Server
     watch: TermsWatch
     now: str
@@ -301,7 +303,24 @@ async def noon(path: Path) -> AsyncIterator[Noon]:
     server = lent(clock, daily_token_cap=1000)
     async with opened(path) as store:
         watch = TermsWatch(registry=build_registry(server), usage_table=UsageTable(store), clock=clock)
-        yield Noon(store, server, watch, clock.utc_iso())
+        yield Noon(store, clock, server, watch, clock.utc_iso())
+
+
+async def test_what_opens_and_closes_is_logged_and_told_once(
+    tmp_path: Path, io_loop: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with noon(tmp_path / "gateway.db") as at:
+        with caplog.at_level(logging.INFO):
+            await at.watch.look()
+            at.server.lending.spend(at.now, 1000)
+            for _second in range(2):
+                await at.watch.look()
+            at.clock.pass_time(86_400)
+            await at.watch.look()
+        assert [record.__dict__["fields"] for record in caplog.records if record.msg == "lending changed"] == [
+            {"server": "a", "lent": "capped"},
+            {"server": "a", "lent": "again"},
+        ]
 
 
 async def test_tokens_that_are_spent_while_they_are_counted_count_once(tmp_path: Path, io_loop: object) -> None:

@@ -7,6 +7,7 @@ after a start, when a day begins and when a server's time zone changes; from the
 from __future__ import annotations
 
 import logging
+from weakref import WeakKeyDictionary
 
 from multiverse.clock import Clock
 from multiverse.errors import StoreFailed
@@ -19,6 +20,7 @@ LOG = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 SECONDS_OF_A_MINUTE = 60
+LENT = "again"
 
 
 class TermsWatch:
@@ -29,6 +31,7 @@ class TermsWatch:
         self._usage_table = usage_table
         self._clock = clock
         self._minute: int | None = None
+        self._told: WeakKeyDictionary[Server, str] = WeakKeyDictionary()
         self._ticker = SteadyCallback(self.look, LOOK_SECONDS * 1000)
 
     def start(self) -> None:
@@ -40,21 +43,26 @@ class TermsWatch:
         self._ticker.stop()
 
     async def look(self) -> None:
-        """Once in each minute, judge all terms anew; whoever waits for a server that has opened or closed is told."""
+        """Once in each minute, judge all terms anew; at every look, tell of servers that have opened or closed."""
         minute = int(self._clock.unix_seconds() // SECONDS_OF_A_MINUTE)
-        if minute == self._minute:
-            return
+        new_minute = minute != self._minute
         self._minute = minute
         for server in list(self._registry.servers):
-            self._judge(server)
-        await self.count()
+            if new_minute:
+                server.lending.judge()
+            self._tell(server)  # A request may have used up the tokens of its day meanwhile.
+        if new_minute:
+            await self.count()
 
-    def _judge(self, server: Server) -> None:
-        if server.lending.judge():
-            closed = server.lending.closed
-            fields = {"server": server.registration_id, "lent": closed.word if closed else "again"}
-            LOG.info("lending changed", extra={"fields": fields})
-            self._registry.changed(server)
+    def _tell(self, server: Server) -> None:
+        """Tell the log, and whoever waits for the server, once for each change."""
+        closed = server.lending.closed
+        lent = closed.word if closed else LENT
+        if lent == self._told.get(server, LENT):
+            return
+        self._told[server] = lent
+        LOG.info("lending changed", extra={"fields": {"server": server.registration_id, "lent": lent}})
+        self._registry.changed(server)
 
     async def count(self) -> None:
         """Read from the store what servers have given today, for those of which it is not known."""
@@ -72,7 +80,8 @@ class TermsWatch:
                 continue
             for server, count in counts:
                 server.lending.add_counted(count, tokens.get(server.registration_id, 0))
-                self._judge(server)
+                server.lending.judge()
+                self._tell(server)
 
     def _uncounted(self) -> list[Server]:
         return [server for server in self._registry.servers if server.lending.uncounted]
