@@ -172,6 +172,7 @@ class Gateway:
             transport=self.transport,
             clock=self.clock,
             timeout_seconds=config.health_check_timeout_seconds,
+            connect_timeout_seconds=config.connect_timeout_seconds,
             via=self.via,
         )
         self.health = HealthChecker(

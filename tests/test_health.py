@@ -76,7 +76,9 @@ async def watching(
     registry = build_registry()
     store = store or Store(str(tmp_path / "unopened.db"))
     async with open_transport() as transport:
-        prober = Prober(transport=transport, clock=clock, timeout_seconds=2.0, via="1.1 tests")
+        prober = Prober(
+            transport=transport, clock=clock, timeout_seconds=2.0, connect_timeout_seconds=2.0, via="1.1 tests"
+        )
         health = HealthChecker(
             registry=registry,
             prober=prober,
@@ -98,6 +100,19 @@ async def settle(watch: Watch) -> None:
 
 
 # -- which probes a sweep starts
+
+
+async def test_after_a_restart_those_known_good_last_go_first(tmp_path: Path, start_peer: StartPeer) -> None:
+    peer = start_peer()
+    async with watching(tmp_path, concurrency=1) as watch:
+        asleep, _unused, early, late = (watch.add_peer(peer, name) for name in ("asleep", "unused", "early", "late"))
+        asleep.unhealthy_since = asleep.last_successful_request_at = "2026-01-31T12:00:00.000Z"
+        early.last_successful_request_at = "2026-01-31T10:00:00.000Z"
+        late.last_successful_request_at = "2026-01-31T11:00:00.000Z"
+        watch.health.start()
+        await settle(watch)
+        order = [request.path.split("/")[1] for request in peer.probes]
+        assert order == ["late", "early", "unused", "asleep"]
 
 
 async def test_a_sweep_starts_only_what_is_due(tmp_path: Path, start_peer: StartPeer) -> None:
@@ -476,13 +491,13 @@ async def test_who_waits_is_told_of_every_probe(tmp_path: Path) -> None:
         assert told == [server.registration.model_name]
 
 
-async def test_lost_for_hours(tmp_path: Path) -> None:
+async def test_how_long_a_server_has_been_unhealthy(tmp_path: Path) -> None:
     async with watching(tmp_path) as watch:
         server = watch.add(build_server(watch.clock, healthy=False))
-        assert watch.health.lost_for_hours(server) == 0
+        assert server.unhealthy_seconds == 0
         watch.health.apply(server, FAILED)
         watch.clock.pass_time(5400)
         watch.clock.set_machine_clock(1e7)
-        assert watch.health.lost_for_hours(server) == 1.5
+        assert server.unhealthy_seconds == 5400
         watch.health.apply(server, GOOD)
-        assert watch.health.lost_for_hours(server) == 0
+        assert server.unhealthy_seconds == 0

@@ -10,7 +10,7 @@ import pytest
 from multiverse.servers.probe import MOST_SLOTS, read_slots
 from tests import wire
 from tests.conftest import StartGateway
-from tests.operations import AnswerChat, Hold
+from tests.operations import AnswerChat, AnswerModels, Hold
 from tests.peers import PeerConnection, RecordedRequest, ScriptedPeer
 from tests.processes import GatewayProcess
 from tests.waiting import eventually_equal
@@ -94,6 +94,30 @@ def test_a_server_that_comes_back_is_asked_again(gateway: GatewayProcess, peer: 
     peer.health.always(AnswerAsLlamaCpp(props={"total_slots": 8}))
     gateway.admin("POST", f"/admin/servers/{server}/probe")
     assert gateway.server(server)["slots"] == 8
+
+
+def test_what_took_its_place_has_slots_of_its_own(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    llama_cpp = AnswerAsLlamaCpp(props={"total_slots": 1})
+    peer.health.always(llama_cpp)
+    server = gateway.register(peer, model)
+
+    def slots_after_probe() -> object:
+        gateway.admin("POST", f"/admin/servers/{server}/probe")
+        return gateway.server(server)["slots"]
+
+    peer.health.queue(wire.error_answer(500, "down"), times=2)
+    assert slots_after_probe() == 1, "one that is down has not said otherwise"
+    peer.health.queue(llama_cpp)
+    peer.health.queue(wire.error_answer(503, "not now"))
+    assert slots_after_probe() == 1, "nor has one that did not get to answer"
+    peer.health.always(AnswerModels())
+    assert slots_after_probe() is None, "another program answers there, which tells nothing"
+    peer.health.always(llama_cpp)
+    assert slots_after_probe() == 1
+    peer.health.queue(wire.error_answer(500, "down"), times=2)
+    gateway.admin("POST", f"/admin/servers/{server}/probe")
+    peer.health.always(AnswerAsLlamaCpp())
+    assert slots_after_probe() is None, "it does not tell any more"
 
 
 def test_the_owners_word_counts(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:

@@ -15,6 +15,7 @@ from tests.bench import build_registration, open_transport
 from tests.conftest import StartPeer
 from tests.operations import Fin, Hold, Operation, Reset, Sleep, Step
 from tests.peers import PeerConnection, RecordedRequest, ScriptedPeer
+from tests.test_client_leaves import unanswering_port
 from tests.waiting import Stopwatch
 
 GOOD, LOADING, BUSY, FAILED = Finding.GOOD, Finding.LOADING, Finding.BUSY, Finding.FAILED
@@ -25,10 +26,18 @@ LOADING_ANSWER = wire.error_answer(503, "Loading model", code=503, type="unavail
 VIA = "1.1 multiverse-0123456789abcdef"
 
 
-async def probe(registration: Registration, timeout_seconds: float = 2.0, **options: Any) -> ProbeResult:
+async def probe(
+    registration: Registration, timeout_seconds: float = 2.0, connect_timeout_seconds: float = 5.0, **options: Any
+) -> ProbeResult:
     """Probe once, as the gateway does."""
     async with open_transport(**options) as transport:
-        prober = Prober(transport=transport, clock=Clock(), timeout_seconds=timeout_seconds, via=VIA)
+        prober = Prober(
+            transport=transport,
+            clock=Clock(),
+            timeout_seconds=timeout_seconds,
+            connect_timeout_seconds=connect_timeout_seconds,
+            via=VIA,
+        )
         return await prober.probe(registration)
 
 
@@ -240,6 +249,19 @@ async def test_the_timeout_bounds_the_whole_probe(peer: ScriptedPeer, operation:
     finding, reason = await found(peer, timeout_seconds=0.3)
     assert (finding, "within 0.3 s" in reason) == (FAILED, True)
     assert 0.25 < watch.seconds < 2.0
+
+
+@pytest.mark.parametrize(("timeout_seconds", "connect_timeout_seconds"), [(2.0, 0.2), (0.2, 2.0)])
+async def test_a_machine_that_does_not_answer_is_dialled_no_longer_than_for_a_request(
+    io_loop: object, timeout_seconds: float, connect_timeout_seconds: float
+) -> None:
+    with unanswering_port() as port:
+        watch = Stopwatch()
+        registration = build_registration(endpoint_url=f"http://127.0.0.1:{port}")
+        result = await probe(registration, timeout_seconds, connect_timeout_seconds)
+        assert watch.own_seconds < 1.0
+    assert result.finding is FAILED
+    assert result.reason == "the server did not accept the connection in time; is the machine awake?"
 
 
 async def test_a_second_request_has_only_what_the_first_left(peer: ScriptedPeer) -> None:

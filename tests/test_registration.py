@@ -81,7 +81,9 @@ async def office(
     secrets: list[str] = []
     async with opened(path, **store_options) as store, open_transport(allow_private=allow_private) as transport:
         registry = Registry(chooser=random.Random(3))
-        prober = Prober(transport=transport, clock=clock, timeout_seconds=2.0, via="1.1 tests")
+        prober = Prober(
+            transport=transport, clock=clock, timeout_seconds=2.0, connect_timeout_seconds=2.0, via="1.1 tests"
+        )
         health = HealthChecker(
             registry=registry, prober=prober, store=store, clock=clock, interval_seconds=60.0, concurrency=8
         )

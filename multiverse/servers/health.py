@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -71,7 +71,8 @@ class HealthChecker:
 
     def start(self) -> None:
         """Probe all servers now, and go on."""
-        self.sweep()
+        # After a restart nobody gets anything from a server that waits for its turn behind laptops that sleep.
+        self._start_probes(best_first(self._registry.servers))
         self._ticker.start()
 
     async def stop(self) -> None:
@@ -84,8 +85,11 @@ class HealthChecker:
 
     def sweep(self) -> None:
         """Start the probes that are due; returns at once."""
+        self._start_probes(self._registry.servers)
+
+    def _start_probes(self, servers: Iterable[Server]) -> None:
         now = self._clock.monotonic()
-        for server in self._registry.servers:
+        for server in servers:
             if server.next_probe_seconds <= now and server not in self._tasks:
                 task = self._tasks[server] = asyncio.get_running_loop().create_task(self._probe_when_free(server))
                 task.add_done_callback(partial(self._forget_task, server))
@@ -160,7 +164,7 @@ class HealthChecker:
         server.last_checked_at = self._clock.utc_iso()
         server.response_time_ms = result.response_time_ms
         changed = False
-        if result.slots is not None:
+        if result.slots_asked:
             server.learned_slots = result.slots
         if result.finding is Finding.GOOD:
             changed = server.note_good_probe(result.model_names)
@@ -218,11 +222,11 @@ class HealthChecker:
         LOG.log(level, "server verdict changed", extra={"fields": fields})
         self._store.queue_server_state(server.registration_id, state_row(server))
 
-    # -- the long-lost -------------------------------------------------------------------------------------------------
 
-    def lost_for_hours(self, server: Server) -> float:
-        """Hours since the verdict became unhealthy; 0 for any other verdict."""
-        return server.unhealthy_seconds / 3600
+def best_first(servers: Iterable[Server]) -> list[Server]:
+    """Those first that were not unhealthy when the gateway last saw them; among them, who answered a request last."""
+    latest_first = sorted(servers, key=lambda server: server.last_successful_request_at or "", reverse=True)
+    return sorted(latest_first, key=lambda server: server.unhealthy_since is not None)
 
 
 def same_question(one: Registration, other: Registration) -> bool:

@@ -16,7 +16,7 @@ from multiverse.clock import Clock
 from multiverse.servers.identity import Registration
 from multiverse.servers.outgoing import request_headers
 from multiverse.servers.tunnels import is_html, tunnel_reason
-from multiverse.transport.failures import AnswerTimeout, ConnectFailed, ConnectTimeout, NoRoom, TransportError
+from multiverse.transport.failures import AnswerTimeout, ConnectFailed, NoRoom, TransportError
 from multiverse.transport.http import StreamingHTTPClient
 from multiverse.transport.messages import RequestForm, ServerRequest
 
@@ -28,6 +28,7 @@ ON_THIS_MACHINE = "Its address means the gateway's own machine."
 OLLAMA_BEHIND_A_TUNNEL = (
     ", or if it is Ollama behind a tunnel, have the tunnel set the `Host` header to localhost:11434"
 )
+DOES_NOT_TELL = frozenset({404, 405, 501})
 ROUTE_NOT_OFFERED = frozenset({404, 405, 500, 501})
 
 
@@ -46,7 +47,8 @@ class Finding(Enum):
 class ProbeResult:
     """A finding, a sentence for the owner, how long the answer took in milliseconds, and the models that it lists.
 
-    `model_names` is None where there is no list, or one whose entries have no ids; `slots` where it does not tell them.
+    `model_names` is None where there is no list, or one whose entries have no ids. `slots_asked` says that `slots` is
+    the server's word, None from one that does not tell; otherwise it was not asked, or did not get to answer.
     """
 
     finding: Finding
@@ -54,6 +56,7 @@ class ProbeResult:
     response_time_ms: float
     model_names: frozenset[str] | None = None
     slots: int | None = None
+    slots_asked: bool = False
 
     @property
     def ok(self) -> bool:
@@ -86,12 +89,23 @@ class Props(msgspec.Struct):
 
 
 class Prober:
-    """Sends probes. `timeout_seconds` bounds each of them, whatever it takes; `via` names this gateway."""
+    """Sends probes. `timeout_seconds` bounds each of them, whatever it takes, `connect_timeout_seconds` each dial;
+    `via` names this gateway.
+    """
 
-    def __init__(self, *, transport: StreamingHTTPClient, clock: Clock, timeout_seconds: float, via: str) -> None:
+    def __init__(
+        self,
+        *,
+        transport: StreamingHTTPClient,
+        clock: Clock,
+        timeout_seconds: float,
+        connect_timeout_seconds: float,
+        via: str,
+    ) -> None:
         self._transport = transport
         self._clock = clock
         self._timeout_seconds = timeout_seconds
+        self._connect_timeout_seconds = connect_timeout_seconds
         self._via = via
 
     async def probe(self, registration: Registration, *, wants_slots: bool = False) -> ProbeResult:
@@ -99,6 +113,7 @@ class Prober:
         anything a server does.
         """
         slots: int | None = None
+        slots_asked = False
         started = self._clock.monotonic()
         finding: Finding
         reason: str | None
@@ -108,8 +123,11 @@ class Prober:
             finding, reason, body = await self._ask(registration, deadline)
             if finding is Finding.GOOD:
                 names = listed_names(body)
-                slots = await self._ask_for_slots(registration, body, deadline) if wants_slots else None
-        except (AnswerTimeout, ConnectTimeout):
+                if SAYS_LLAMA_CPP not in body:
+                    slots_asked = True  # It may have taken the place of one that told.
+                elif wants_slots:
+                    slots, slots_asked = await self._ask_for_slots(registration, deadline)
+        except AnswerTimeout:
             seconds = self._timeout_seconds
             finding = Finding.FAILED
             reason = f"the server did not answer the probe within {seconds:g} s; is the machine awake?"
@@ -119,7 +137,8 @@ class Prober:
             finding, reason = Finding.FAILED, error.reason
             if type(error) is ConnectFailed and is_loopback(registration.endpoint.host):  # Nobody is there at all.
                 reason = f"{reason} {ON_THIS_MACHINE}"
-        return ProbeResult(finding, reason, round((self._clock.monotonic() - started) * 1000, 1), names, slots)
+        took_ms = round((self._clock.monotonic() - started) * 1000, 1)
+        return ProbeResult(finding, reason, took_ms, names, slots, slots_asked)
 
     async def _ask(self, registration: Registration, deadline: float) -> tuple[Finding, str | None, bytes]:
         answer = status, headers, body = await self._get(registration, "/v1/models", deadline)
@@ -132,17 +151,19 @@ class Prober:
             reason = f"{reason}; is the path in its address right?"
         return finding, reason, body
 
-    async def _ask_for_slots(self, registration: Registration, models: bytes, deadline: float) -> int | None:
-        """llama.cpp's `--parallel`; a server that does not tell is as good as before."""
-        for route in ("/props", "/slots") if SAYS_LLAMA_CPP in models else ():
+    async def _ask_for_slots(self, registration: Registration, deadline: float) -> tuple[int | None, bool]:
+        """llama.cpp's `--parallel`, None where it does not tell; and whether that is its word."""
+        for route in ("/props", "/slots"):
             try:
                 status, _headers, body = await self._get(registration, route, deadline)
             except TransportError:
-                return None
+                return None, False
             slots = read_slots(body) if status == 200 else None
             if slots is not None:
-                return slots
-        return None
+                return slots, True
+            if status != 200 and status not in DOES_NOT_TELL:
+                return None, False
+        return None, True
 
     async def _get(self, registration: Registration, route: str, deadline: float) -> tuple[int, dict[str, str], bytes]:
         endpoint = registration.endpoint
@@ -151,7 +172,7 @@ class Prober:
             endpoint,
             endpoint.path + route,
             header_items=request_headers(registration, via=self._via),
-            connect_timeout=seconds,
+            connect_timeout=min(seconds, self._connect_timeout_seconds),
             request_timeout=seconds,
             max_body_size=MAX_PROBE_BODY_BYTES,
         )

@@ -32,6 +32,7 @@ LOG = logging.getLogger(__name__)
 
 ASKS_THE_SERVER_AGAIN = frozenset({"endpoint", "api_key", "served_model_name"})
 MOST_MODELS_TOLD = 500
+SECONDS_OF_AN_HOUR = 3600
 MOST_SERVERS_OF_A_KEY = 25
 NAMES_OF_THE_MODEL = ("model_name", "served_model_name")
 
@@ -278,7 +279,7 @@ class RegistrationService:
                     # Its owner may be registering it again, or may have done so while others were written.
                     if not server.registered or self._health.turn(server).locked():
                         continue
-                    if self._health.lost_for_hours(server) < after_hours:
+                    if server.unhealthy_seconds < after_hours * SECONDS_OF_AN_HOUR:
                         continue
                     LOG.warning("server unhealthy for too long", extra={"fields": self._log_fields(server)})
                     await self._take_out(server)
