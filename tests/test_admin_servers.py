@@ -105,6 +105,21 @@ def test_moving_to_another_address(gateway: GatewayProcess, start_peer: StartPee
     assert (record["health_status"], record["consecutive_failures"]) == ("unhealthy", 1), "its old verdict is forgotten"
 
 
+def test_a_look_at_its_own_address_however_it_is_written_uses_its_key(
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str
+) -> None:
+    registration_id = gateway.register(peer, model)
+    for address, key in (
+        (f" HTTP://127.0.0.1:{peer.port}/v1/ ", f"Bearer {wire.PLANTED_SERVER_KEY}"),
+        (f"http://localhost:{peer.port}", None),
+    ):
+        looked = gateway.admin("POST", "/admin/probe", {"endpoint_url": address, "registration_id": registration_id})
+        assert looked.json()["ok"]
+        assert peer.probes[-1].header("Authorization") == key
+    bad = gateway.admin("POST", "/admin/probe", {"endpoint_url": "ftp://x", "registration_id": registration_id})
+    assert_error(bad, "invalid_request", "endpoint_url")
+
+
 def test_offering_another_model(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
     registration_id = gateway.register(peer, model)
     update(gateway, registration_id, model_name=f"{model}-new")

@@ -16,6 +16,7 @@ from multiverse import __version__
 from multiverse.clock import iso_from_unix
 from multiverse.servers.server import HEALTHY
 from multiverse.settings import SETTINGS
+from multiverse.transport.addresses import parse_endpoint
 from multiverse.web.handlers.admin import OwnerHandler
 from multiverse.web.handlers.base import GatewayHandler, first_values
 from multiverse.web.schemas import LogQuerySchema, LookSchema, load
@@ -160,7 +161,7 @@ class LookHandler(OwnerHandler):
         if registration_id and not fields.get("api_key"):
             known = self.server_of_caller(registration_id).registration
             # The key goes to the address it was given for, and to no other.
-            if known.endpoint.url == fields["endpoint_url"].strip().rstrip("/"):
+            if known.endpoint.url == parse_endpoint(fields["endpoint_url"]).url:
                 fields["api_key"] = known.api_key
         self.count_probe()
         endpoint_url, result, models = await self.gateway.registrations.look(fields)
