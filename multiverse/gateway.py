@@ -9,6 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from types import TracebackType
 
 from multiverse.classroom.classroom import Classroom
@@ -64,6 +65,7 @@ SESSION_IDLE_SECONDS = 12 * 3600.0
 AUTO_DEREGISTER_LOOKS_SECONDS = 60.0
 RETENTION_LOOKS_SECONDS = 3600.0
 DRAIN_LOOKS_SECONDS = 0.05
+LAST_WORDS_SECONDS = 1.0
 NOTIFY_LOOKS_SECONDS = 5.0
 
 
@@ -265,27 +267,32 @@ class Gateway:
         while self.proxy.under_way and self.clock.monotonic() < deadline and not hurry.is_set():
             await asyncio.sleep(DRAIN_LOOKS_SECONDS)
         self.proxy.end_all(ShuttingDown)
-        while self.proxy.under_way and self.clock.monotonic() < deadline + 1:
+        give_up_at = self.clock.monotonic() + LAST_WORDS_SECONDS
+        while self.proxy.under_way and self.clock.monotonic() < give_up_at:
             await asyncio.sleep(DRAIN_LOOKS_SECONDS)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop probing, close every connection, write what is queued."""
+        """Stop probing, close every connection, write what is queued; what fails keeps nothing else from its end."""
         self._lost_servers.stop()
         self._old_usage.stop()
         self.loop_watch.stop()
         self.terms_watch.stop()
-        await self.classroom.close()
-        await self._notifier.stop()
-        self._outward.close()
-        await self.health.stop()
-        self.transport.close()
+        async with AsyncExitStack() as ends:  # From the last to the first.
+            if self.spans is not None:
+                ends.push_async_callback(self.spans.close)
+            ends.push_async_callback(self.store.close)
+            ends.callback(self._queue_server_states)
+            ends.callback(self.transport.close)
+            ends.push_async_callback(self.health.stop)
+            ends.callback(self._outward.close)
+            ends.push_async_callback(self._notifier.stop)
+            ends.push_async_callback(self.classroom.close)
+
+    def _queue_server_states(self) -> None:
         for server in self.registry.servers:
             self.store.queue_server_state(server.registration_id, state_row(server))
-        await self.store.close()
-        if self.spans is not None:
-            await self.spans.close()
 
 
 def _limits_by_role(config: Config) -> dict[str, Limit]:

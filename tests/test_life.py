@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import logging
 import os
 import re
 import signal
@@ -19,12 +21,16 @@ from pathlib import Path
 import pytest
 import tornado.netutil
 
-from multiverse.config import load_config
+from multiverse.classroom.classroom import Classroom
+from multiverse.classroom.moods import PUPILS
+from multiverse.classroom.pretend import PretendServer
+from multiverse.config import Config, load_config
 from multiverse.gateway import Gateway
-from multiverse.web.app import bind, make_server
+from multiverse.web.app import _fill, bind, make_server
 from multiverse.web.front.door import FrontDoor
 from tests import wire
 from tests.answers import assert_error
+from tests.bench import build_record
 from tests.checker import usage_outcomes
 from tests.clients import EventStream
 from tests.conftest import StartGateway, StartPeer
@@ -32,7 +38,7 @@ from tests.front.talking import talk
 from tests.operations import AnswerChat, Hold, Script, Sleep
 from tests.peers import ScriptedPeer
 from tests.processes import ADMIN_KEY, PROJECT, GatewayProcess
-from tests.waiting import eventually, eventually_equal, never
+from tests.waiting import Stopwatch, eventually, eventually_equal, never
 
 ONE = wire.STREAM_HEAD + wire.chunk(wire.chat_chunk("one"))
 REST = wire.chunked(wire.chat_chunk("two") + wire.finish_chunk() + wire.DONE)
@@ -289,8 +295,7 @@ def test_a_body_that_comes_too_late(start_gateway: StartGateway, peer: ScriptedP
 
 async def test_a_request_that_comes_in_the_same_moment(tmp_path: Path) -> None:
     """It was let in before the end began, so the end waits for it, although its task has not begun yet."""
-    environ = {"ADMIN_API_KEY": ADMIN_KEY, "DATABASE_URL": f"sqlite:///{tmp_path}/gateway.db"}
-    async with Gateway(load_config(environ, dotenv_path=None)) as gateway:
+    async with Gateway(bench_config(tmp_path)) as gateway:
         server = make_server(gateway)
         assert isinstance(server, FrontDoor)
         (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
@@ -308,6 +313,73 @@ async def test_a_request_that_comes_in_the_same_moment(tmp_path: Path) -> None:
         server.stop()
         await server.close_all_connections()
         listener.close()
+
+
+def bench_config(directory: Path, **settings: str) -> Config:
+    environ = {"ADMIN_API_KEY": ADMIN_KEY, "DATABASE_URL": f"sqlite:///{directory}/gateway.db", **settings}
+    return load_config(environ, dotenv_path=None)
+
+
+class Stuck:
+    """A request that does not end, whoever tells it to."""
+
+    key_id = "client-1"
+
+    def end_early(self, error: Exception) -> None:
+        """Not even then."""
+
+
+async def test_who_is_in_a_hurry_waits_no_longer_for_what_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("multiverse.gateway.LAST_WORDS_SECONDS", 0.1)
+    hurry = asyncio.Event()
+    hurry.set()
+    async with Gateway(bench_config(tmp_path, DRAIN_SECONDS="20")) as gateway:
+        gateway.proxy.under_way.add(Stuck())  # type: ignore[arg-type]
+        watch = Stopwatch()
+        await gateway.drain(hurry)
+        assert watch.own_seconds < 2.0
+
+
+async def test_what_fails_at_the_end_keeps_nothing_from_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_classroom: Classroom) -> None:
+        raise OSError("the classroom")
+
+    gateway = await Gateway(bench_config(tmp_path)).__aenter__()
+    gateway.store.queue_usage(build_record(started_at=gateway.clock.utc_iso()).row())
+    with monkeypatch.context() as patched:
+        patched.setattr(Classroom, "close", fail)
+        with pytest.raises(OSError, match="the classroom"):
+            await gateway.__aexit__(None, None, None)
+    async with Gateway(bench_config(tmp_path)) as again:
+        assert (await again.store.row_counts())["usage"] == 1
+
+
+async def test_what_cannot_be_registered_behind_the_port_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = PretendServer.start
+
+    async def start_one(server: PretendServer) -> str:
+        if server.name != first_name:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await start(server)
+
+    first_name = f"Pretend {PUPILS[0]}"
+    monkeypatch.setattr(PretendServer, "start", start_one)
+    async with Gateway(bench_config(tmp_path, CLASSROOM_SERVERS="3")) as gateway:
+        with caplog.at_level(logging.ERROR):
+            await _fill(gateway, [({"not": "a registration"}, False)])
+        assert [pupil.server.name for pupil in gateway.classroom.pupils] == [first_name]
+    seeding, classroom = caplog.records
+    assert "SERVERS_FILE" in seeding.getMessage()
+    assert "start the gateway again" in seeding.getMessage()
+    assert seeding.exc_info is not None
+    assert "start the gateway again" in classroom.getMessage()
+    assert "Too many open files" in classroom.__dict__["fields"]["reason"]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,16 @@ class Classroom:
         for number in range(self._count):
             round_number, place = divmod(number, len(PUPILS))
             name = f"Pretend {PUPILS[place]}" + (f" {round_number + 1}" if round_number else "")
-            server = PretendServer(name, self._clock)
+            try:
+                await self._admit(name)
+            except (GatewayError, OSError) as error:
+                text = "no more pretend servers: one could not be registered; start the gateway again for the others"
+                LOG.error(text, extra={"fields": {"reason": str(error), "there_are": len(self.pupils)}})
+                return
+
+    async def _admit(self, name: str) -> None:
+        server = PretendServer(name, self._clock)
+        try:
             fields = {
                 "model_name": PRETEND_MODEL,
                 "endpoint_url": await server.start(),
@@ -54,13 +63,11 @@ class Classroom:
                 "description": DESCRIPTION,
                 "tags": (PRETEND,),
             }
-            try:
-                registered, _created = await self._registrations.register(fields)
-            except GatewayError as error:
-                LOG.error("pretend server not registered", extra={"fields": {"reason": error.message}})
-                await server.stop()
-                return
-            self.pupils.append(Pupil(registered.registration_id, server))
+            registered, _created = await self._registrations.register(fields)
+        except BaseException:
+            await server.stop()
+            raise
+        self.pupils.append(Pupil(registered.registration_id, server))
 
     async def _take_out_leftovers(self) -> None:
         left = [server for server in self._registry.servers if server.registration.pretend]

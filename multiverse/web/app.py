@@ -12,7 +12,8 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -179,9 +180,20 @@ def _tell_lack_once(lack_log: LackLog) -> None:
 
 
 async def _fill(gateway: Gateway, entries: list[Registered]) -> None:
-    """What is registered by itself, behind the open port."""
-    await seed(gateway, entries)
-    await gateway.classroom.open()
+    """What is registered by itself, behind the open port. What fails is told, and the gateway serves without it."""
+    steps: dict[str, Callable[[], Awaitable[None]]] = {
+        "SERVERS_FILE": partial(seed, gateway, entries),
+        "CLASSROOM_SERVERS": gateway.classroom.open,
+    }
+    for variable, step in steps.items():
+        try:
+            await step()
+        except Exception:
+            LOG.exception(
+                "not all of %s could be registered; mend what stands below and start the gateway again, or register "
+                "what is missing",
+                variable,
+            )
 
 
 async def _serve(config: Config, logs: Logs, service_manager: ServiceManager) -> int:
@@ -211,6 +223,7 @@ async def _serve(config: Config, logs: Logs, service_manager: ServiceManager) ->
             await stop.wait()
             service_manager.tell_stopping()
             filling.cancel()
+            await asyncio.wait((filling,))
             await gateway.drain(hurry)
             server.stop()
             await server.wait_until_idle(LAST_ANSWERS_SECONDS)
