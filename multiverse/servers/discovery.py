@@ -53,7 +53,7 @@ class Discovery:
 
     async def _look_at(self, place: str, address: str, api_key: str | None) -> Found:
         fields: dict[str, Any] = {"endpoint_url": address, "api_key": api_key}
-        endpoint_url, result, models = await self._registrations.look(fields)
+        endpoint_url, result, models = await self._registrations.probe_address(fields)
         return Found(place, endpoint_url, models, None if result.ok and models else result.reason or NO_MODEL)
 
 

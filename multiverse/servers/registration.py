@@ -156,7 +156,7 @@ class RegistrationService:
         else:
             server.next_probe_seconds = self._clock.monotonic()
 
-    async def look(self, fields: dict[str, Any]) -> tuple[str, ProbeResult, list[str]]:
+    async def probe_address(self, fields: dict[str, Any]) -> tuple[str, ProbeResult, list[str]]:
         """Probe an address that is not registered (yet): its normal form, what was found, and the models it lists.
 
         Nothing is stored and nothing counted. Raises InvalidRequest for an address that is malformed or not permitted.

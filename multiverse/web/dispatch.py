@@ -6,7 +6,7 @@ body is whole; any other kind of handler (a WebSocket, a static file) goes Torna
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, cast
 
 import tornado.web
@@ -55,7 +55,7 @@ class GatewayApplication(tornado.web.Application):
         if not issubclass(target_class, StagedHandler):
             return super().get_handler_delegate(request, target_class, target_kwargs, path_args, path_kwargs)
         handler = target_class(self, cast(GatewayRequest, request), **(target_kwargs or {}))
-        return HandlerDelegate(handler, path_args or [], path_kwargs or {})
+        return HandlerDelegate(handler, path_args or (), path_kwargs)
 
 
 class DirectRoute:
@@ -86,13 +86,12 @@ class DirectRoute:
 
 
 class Dispatch(HTTPMessageDelegate):
-    """One request on its way to whoever handles it."""
+    """One request on its way to the delegate of whoever handles it."""
 
     def __init__(self, application: GatewayApplication, server_conn: object, request_conn: HTTPConnection) -> None:
         self._application = application
         self._server_conn = server_conn
         self._request_conn = request_conn
-        self._handler: StagedHandler | None = None
         self._delegate: HTTPMessageDelegate | None = None
 
     def headers_received(
@@ -102,40 +101,33 @@ class Dispatch(HTTPMessageDelegate):
         request = GatewayRequest(self._request_conn, self._server_conn, start_line, headers)
         route = self._application.direct_route(request.path)
         if route is not None:
-            self._handler = route.handler_for(request)
-            self._handler.take_head()
-            return None
-        delegate = self._delegate = cast(HTTPMessageDelegate, self._application.find_handler(request))
-        return delegate.headers_received(start_line, headers)
+            self._delegate = HandlerDelegate(route.handler_for(request))
+        else:
+            self._delegate = cast(HTTPMessageDelegate, self._application.find_handler(request))
+        return self._delegate.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """Some of the body has come."""
-        if self._handler is not None:
-            self._handler.data_received(chunk)
-            return None
         assert self._delegate is not None
         return self._delegate.data_received(chunk)
 
     def finish(self) -> None:
         """The body is whole."""
-        if self._handler is not None:
-            self._handler.answer()
-            return
         assert self._delegate is not None
         self._delegate.finish()
 
     def on_connection_close(self) -> None:
         """The client has left."""
-        if self._handler is not None:
-            self._handler.on_connection_close()
-        elif self._delegate is not None:
+        if self._delegate is not None:
             self._delegate.on_connection_close()
 
 
 class HandlerDelegate(HTTPMessageDelegate):
     """Feeds one of our handlers."""
 
-    def __init__(self, handler: StagedHandler, path_args: list[bytes], path_kwargs: dict[str, bytes]) -> None:
+    def __init__(
+        self, handler: StagedHandler, path_args: Sequence[bytes] = (), path_kwargs: Mapping[str, bytes] | None = None
+    ) -> None:
         self._handler = handler
         self._path_args = path_args
         self._path_kwargs = path_kwargs

@@ -160,7 +160,7 @@ class DeregisteredSchema(ReplySchema):
     registration_id = fields.String()
 
 
-class LookedSchema(ProbeSchema):
+class ProbedAddressSchema(ProbeSchema):
     """`POST /admin/probe`."""
 
     endpoint_url = fields.String()

@@ -25,7 +25,7 @@ from multiverse.web.route import REGISTRATION_ID, REQUEST_ID, STATIC_NAME, Route
 from multiverse.web.schemas import (
     CallSchema,
     LogQuerySchema,
-    LookSchema,
+    ProbeAddressSchema,
     ProbesQuerySchema,
     RegisterSchema,
     ServerQuerySchema,
@@ -219,10 +219,10 @@ ROUTES: tuple[Route, ...] = (
     Route(
         shown="/admin/probe",
         pattern="/admin/probe",
-        handler=insight.LookHandler,
+        handler=insight.ProbeAddressHandler,
         access="owner",
         methods={"POST": "Probe an address that is not registered, and list its models."},
-        request_schema=LookSchema,
+        request_schema=ProbeAddressSchema,
     ),
     Route(
         shown="/admin/lend",

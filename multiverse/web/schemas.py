@@ -35,8 +35,8 @@ from multiverse.web.text_fields import (
 __all__ = [
     "CallSchema",
     "LogQuerySchema",
-    "LookSchema",
     "PositiveInteger",
+    "ProbeAddressSchema",
     "ProbesQuerySchema",
     "QueryInteger",
     "RegisterSchema",
@@ -80,7 +80,7 @@ class RegisterSchema(UpdateSchema):
     endpoint_url = fields.String(required=True)
 
 
-class LookSchema(Schema):
+class ProbeAddressSchema(Schema):
     """The body of `POST /admin/probe`."""
 
     class Meta:

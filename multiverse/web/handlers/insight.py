@@ -19,9 +19,9 @@ from multiverse.settings import SETTINGS
 from multiverse.transport.addresses import parse_endpoint
 from multiverse.web.handlers.admin import OwnerHandler
 from multiverse.web.handlers.base import GatewayHandler, first_values
-from multiverse.web.schemas import LogQuerySchema, LookSchema, load
+from multiverse.web.schemas import LogQuerySchema, ProbeAddressSchema, load
 
-LOG_QUERY_SCHEMA, LOOK_SCHEMA = LogQuerySchema(), LookSchema()
+LOG_QUERY_SCHEMA, PROBE_ADDRESS_SCHEMA = LogQuerySchema(), ProbeAddressSchema()
 MINUTES_SHOWN = 60
 DAY_SECONDS = 86_400
 DEFAULT_RECORDS = 200
@@ -151,12 +151,12 @@ def _shown_value(variable: str, value: object) -> Any:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-class LookHandler(OwnerHandler):
+class ProbeAddressHandler(OwnerHandler):
     """`POST /admin/probe`."""
 
     async def post(self) -> None:
         """Probe an address without registering it; with a `registration_id`, that server's key is used."""
-        fields = load(LOOK_SCHEMA, self.read_json())
+        fields = load(PROBE_ADDRESS_SCHEMA, self.read_json())
         registration_id = fields.pop("registration_id", None)
         if registration_id and not fields.get("api_key"):
             known = self.server_of_caller(registration_id).registration
@@ -164,7 +164,7 @@ class LookHandler(OwnerHandler):
             if known.endpoint.url == parse_endpoint(fields["endpoint_url"]).url:
                 fields["api_key"] = known.api_key
         self.count_probe()
-        endpoint_url, result, models = await self.gateway.registrations.look(fields)
+        endpoint_url, result, models = await self.gateway.registrations.probe_address(fields)
         self.reply_json(
             {
                 "endpoint_url": endpoint_url,
