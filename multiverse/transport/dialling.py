@@ -114,11 +114,11 @@ class Dialler:
         self, endpoint: Endpoint, address: str, limit_seconds: float | None, protocol_factory: Callable[[], ProtocolT]
     ) -> tuple[asyncio.Transport, ProtocolT]:
         if endpoint.scheme == "https":
-            inlet, _ = await self._connect(address, endpoint.port, limit_seconds, asyncio.Protocol)
+            inlet, _ = await self._connect_watched(address, endpoint.port, limit_seconds, asyncio.Protocol)
             return inlet, await self._secure(inlet, endpoint.host, protocol_factory())
-        return await self._connect(address, endpoint.port, limit_seconds, protocol_factory)
+        return await self._connect_watched(address, endpoint.port, limit_seconds, protocol_factory)
 
-    async def _connect(
+    async def _connect_watched(
         self, address: str, port: int, limit_seconds: float | None, protocol_factory: Callable[[], ProtocolT]
     ) -> tuple[asyncio.Transport, ProtocolT]:
         transport, protocol = await _connect(address, port, limit_seconds, protocol_factory)

@@ -94,8 +94,11 @@ class OwnerHandler(GatewayHandler):
         """The record of `server` as the caller sees it."""
         return server_document(server, self.caller, self.gateway.keys)
 
-    def registration_fields(self, loaded: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-        """As the function, with friends known."""
+    def given_fields(self, loaded: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        """The fields of a registration, friends by their ids, and whether it asks for a healthy server.
+
+        Raises InvalidRequest for a friend that nobody is.
+        """
         fields, require_healthy = registration_fields(loaded)
         return with_friends_known(fields, self.gateway.keys), require_healthy
 
@@ -122,7 +125,7 @@ class RegisterHandler(OwnerHandler):
 
     async def post(self) -> None:
         """Register a server, or update the one that is registered for the same model and address."""
-        fields, require_healthy = self.registration_fields(load(REGISTER_SCHEMA, self.read_json()))
+        fields, require_healthy = self.given_fields(load(REGISTER_SCHEMA, self.read_json()))
         self.count_probe()
         server, created = await self.register(fields, require_healthy=require_healthy)
         message = "Server registered." if created else "This server was registered already; it is updated."
@@ -137,7 +140,7 @@ class RegistrationHandler(OwnerHandler):
     async def put(self, registration_id: str) -> None:
         """Change the fields that are sent; null clears an optional one."""
         self.server_of_caller(registration_id)
-        fields, require_healthy = self.registration_fields(load(UPDATE_SCHEMA, self.read_json()))
+        fields, require_healthy = self.given_fields(load(UPDATE_SCHEMA, self.read_json()))
         if require_healthy or ASKS_THE_SERVER & fields.keys():
             self.count_probe()
         server = await self.update(registration_id, fields, require_healthy=require_healthy)
@@ -186,7 +189,7 @@ class ServerHandler(OwnerHandler):
     async def patch(self, registration_id: str) -> None:
         """Change the terms on which it is lent; null takes one back."""
         self.server_of_caller(registration_id)
-        fields, _require_healthy = self.registration_fields(load(TERMS_SCHEMA, self.read_json()))
+        fields, _require_healthy = self.given_fields(load(TERMS_SCHEMA, self.read_json()))
         server = await self.update(registration_id, fields)
         self.reply_json({**self.document(server), "message": "Terms changed."})
 

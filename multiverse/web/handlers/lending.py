@@ -29,7 +29,7 @@ class LendHandler(OwnerHandler):
 
     async def post(self) -> None:
         """Find the servers on the machine that asks, and register every model they have."""
-        given, _require_healthy = self.registration_fields(load(LEND_SCHEMA, self.read_json() if self.body() else {}))
+        given, _require_healthy = self.given_fields(load(LEND_SCHEMA, self.read_json() if self.body() else {}))
         wanted = given.pop("models", None)
         addresses = self._addresses(given.pop("endpoint_url", None), given.pop("ports", None))
         for _address in addresses:
