@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from sqlite_utils import Database
 
@@ -27,6 +28,7 @@ UNEXPLAINED: Final = "failed"
 OPEN_WAIT_SECONDS: Final = 10.0
 OPEN_TRY_SECONDS: Final = 0.25
 OPEN_RETRY_SECONDS: Final = 0.05
+READ_WAIT_SECONDS: Final = 1.0
 
 
 def open_database(path: Path, clock: Clock) -> Database:
@@ -50,6 +52,11 @@ def close_database(database: Database) -> None:
     with closing(database):
         database.conn.execute("PRAGMA busy_timeout = 1000")
         database.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that can write nothing, to a database that another one keeps open. Raises `sqlite3.Error`."""
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=READ_WAIT_SECONDS)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ def steps() -> tuple[Step, ...]:
         ("0006_aliases", _create_aliases),
         ("0007_thanks_board", _create_thanks_board),
         ("0008_lending_terms", _add_lending_terms),
+        ("0009_ledger_sums", _create_ledger_sums),
     )
 
 
@@ -245,6 +246,30 @@ def _add_lending_terms(database: Database) -> None:
     for column in ("friends", "quiet_hours", "time_zone"):
         servers.add_column(column, str)
     servers.add_column("daily_token_cap", int)
+
+
+def _create_ledger_sums(database: Database) -> None:
+    """The ledger in sums, and an index for each question about one person or one server."""
+    people, counts = ("giver", "giver_name", "taker", "taker_name"), ("requests", "prompt_tokens", "completion_tokens")
+    ledger_sums = _table(database, "ledger_sums")
+    ledger_sums.create(
+        {**dict.fromkeys(people, str), **dict.fromkeys(counts, int)}, pk=("giver", "taker"), not_null={*people, *counts}
+    )
+    ledger_sums.create_index(["taker"])
+    database.conn.execute(SUMS_OF_OLD_LEDGER)
+    _table(database, "usage_daily").create_index(["key_id", "day"])
+    # Failures are few: the index costs next to nothing.
+    database.conn.execute(
+        "CREATE INDEX idx_usage_failed ON usage (registration_id, started_at) WHERE outcome = 'failed'"
+    )
+
+
+SUMS_OF_OLD_LEDGER: Final = """
+    INSERT INTO ledger_sums (giver, giver_name, taker, taker_name, requests, prompt_tokens, completion_tokens)
+    SELECT giver, max(giver_name), taker, max(taker_name), CAST(total(requests) AS INTEGER),
+           CAST(total(prompt_tokens) AS INTEGER), CAST(total(completion_tokens) AS INTEGER)
+      FROM token_ledger GROUP BY giver, taker
+"""
 
 
 def _table(database: Database, name: str) -> Table:

@@ -120,6 +120,18 @@ ADD_TO_LEDGER: Final = """
      GROUP BY 1, 2, 4
 """
 
+# The ledger has rows for nearly every request, for ever; this has one for two people, and is what reports read.
+ADD_TO_LEDGER_SUMS: Final = """
+    INSERT INTO ledger_sums (giver, giver_name, taker, taker_name, requests, prompt_tokens, completion_tokens)
+    SELECT giver, max(giver_name), taker, max(taker_name), CAST(total(requests) AS INTEGER),
+           CAST(total(prompt_tokens) AS INTEGER), CAST(total(completion_tokens) AS INTEGER)
+      FROM token_ledger WHERE id > :last GROUP BY giver, taker
+        ON CONFLICT (giver, taker) DO UPDATE SET
+           giver_name = excluded.giver_name, taker_name = excluded.taker_name, requests = requests + excluded.requests,
+           prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+           completion_tokens = completion_tokens + excluded.completion_tokens
+"""
+
 
 def write_batch(connection: sqlite3.Connection, batch: Batch) -> None:
     """Usage, probes (only the newest hundred of a server stay) and states; for a deleted server, nothing."""
@@ -135,9 +147,11 @@ def write_batch(connection: sqlite3.Connection, batch: Batch) -> None:
 
 
 def add_to_sums(connection: sqlite3.Connection, last: int) -> None:
-    """Count the rows of usage behind the id `last` into the roll-ups and the ledger."""
+    """Count the rows of usage behind the id `last` into the roll-ups and the ledger, and the ledger into its sums."""
     connection.execute(ADD_TO_DAYS, {"last": last})
+    (last_in_ledger,) = connection.execute("SELECT coalesce(max(id), 0) FROM token_ledger").fetchone()
     connection.execute(ADD_TO_LEDGER, {"last": last})
+    connection.execute(ADD_TO_LEDGER_SUMS, {"last": last_in_ledger})
 
 
 def _complete(rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> Iterable[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The store as the gateway sees it: coroutines for what must be answered, `queue_*` for what may be written later.
 
-The event loop never touches SQLite: one thread owns the connection, jobs run there in the order they were handed over
-and a coroutine awaits its own. Errors of SQLite become `StoreFailed` here; the log has the detail, the client has not.
+The event loop never touches SQLite: one thread writes, and reads what must be exact, in the order in which jobs were
+handed over; reports, which may take long, are read on another. A coroutine awaits its own job. Errors of SQLite become
+`StoreFailed` here; the log has the detail, the client has not.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -22,6 +23,7 @@ from multiverse.histogram import Histogram
 from multiverse.storage import statements
 from multiverse.storage.backlog import Backlog
 from multiverse.storage.database import is_unexplained, what_is_wrong
+from multiverse.storage.reader import Reader
 from multiverse.storage.rows import (
     PROBE_COLUMNS,
     STATE_COLUMNS,
@@ -35,6 +37,7 @@ LOG = logging.getLogger(__name__)
 
 LOCK_WAIT_SECONDS: Final = 5.0
 QUEUED_ROWS_MAX: Final = 100_000
+NOT_OPEN: Final = "The database is not open: the gateway is starting or stopping. Try again in a moment."
 
 Answer = TypeVar("Answer")
 
@@ -61,8 +64,11 @@ class Store:
         self._clock = clock or Clock()
         self._backlog = Backlog(queued_rows_max)
         # Absolute: the file stays the same one if something changes the working directory.
-        self._writer = Writer(Path(path).absolute(), self._backlog, self._clock)
+        self._path = Path(path).absolute()
+        self._writer = Writer(self._path, self._backlog, self._clock)
+        self._reader = Reader(self._path)
         self._executor: ThreadPoolExecutor | None = None
+        self._reports_executor: ThreadPoolExecutor | None = None
         self._flusher: asyncio.Task[None] | None = None
         self._check_under_way: asyncio.Future[str | None] | None = None
 
@@ -97,21 +103,32 @@ class Store:
             executor.shutdown(wait=False)
             raise
         self._executor = executor
+        self._reader = Reader(self._path)
+        self._reports_executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="multiverse-store-reports")
         self._flusher = asyncio.create_task(self._flush_regularly())
 
     async def close(self) -> None:
         """Writes what is queued and closes; safe to call twice, or without `open`."""
         executor, self._executor = self._executor, None
+        reports_executor, self._reports_executor = self._reports_executor, None
         flusher, self._flusher = self._flusher, None
-        if executor is None or flusher is None:
+        if executor is None or reports_executor is None or flusher is None:
             return
-        loop = asyncio.get_running_loop()
-        closed = loop.run_in_executor(executor, self._writer.close, self._lock_wait_seconds)
+        self._reader.end()
+        nobody_reads = reports_executor.submit(self._reader.close)
+        reports_executor.shutdown(wait=False)
+        closed = asyncio.get_running_loop().run_in_executor(executor, self._close_writer, nobody_reads)
         executor.shutdown(wait=False)
         flusher.cancel()
         # Shielded: rows must reach the disk even if whoever closes us is out of patience.
         await asyncio.shield(closed)
         executor.shutdown()
+        reports_executor.shutdown()
+
+    def _close_writer(self, nobody_reads: Future[None]) -> None:
+        """On the writer's thread: the write-ahead log can be emptied when nobody reads it any more."""
+        nobody_reads.result()
+        self._writer.close(self._lock_wait_seconds)
 
     async def load_registrations(self) -> list[dict[str, Any]]:
         """All rows of `servers`, oldest first; `tags` are lists."""
@@ -137,11 +154,20 @@ class Store:
         return await self._answer(lambda _wait_seconds: self._writer.recent_probes(registration_id, rows, mark))
 
     async def read(self, job: Callable[[Database], Answer], *, misses_nothing: bool = False) -> Answer:
-        """What `job` reads on the store's thread, with everything queued so far on disk before it, and no usage that is
-        queued later. What the disk refuses is left out; with `misses_nothing` that raises StoreFailed.
+        """What `job` reads on the writer's thread, with everything queued so far on disk before it, and no usage that
+        is queued later. What the disk refuses is left out; with `misses_nothing` that raises StoreFailed. `job` must
+        be quick, as everybody waits for it.
         """
         mark = self._backlog.mark()
         return await self._answer(lambda _wait_seconds: self._writer.read(job, mark, misses_nothing=misses_nothing))
+
+    async def report(self, job: Callable[[Database], Answer]) -> Answer:
+        """What `job` reads on the reports' thread, where it may take its time, with everything queued so far on disk
+        before it (unless the disk refuses it), and perhaps some of what was queued later.
+        """
+        mark = self._backlog.mark()
+        await self._answer(lambda _wait_seconds: self._writer.try_to_write_backlog(mark))
+        return await self._run(self._reports_executor, lambda: self._reader.read(job))
 
     async def write(self, job: Callable[[Database], Answer]) -> Answer:
         """Runs `job` on the store's thread in one transaction; durable when it returns, undone when `job` raises."""
@@ -177,8 +203,7 @@ class Store:
         return {**counts, "size_bytes": await self._answer(lambda _wait_seconds: self._writer.size_bytes())}
 
     async def _select(self, sql: str, parameters: dict[str, object]) -> list[dict[str, Any]]:
-        mark = self._backlog.mark()
-        return await self._answer(lambda _wait_seconds: self._writer.select(sql, parameters, mark))
+        return await self.report(lambda database: list(database.query(sql, parameters)))
 
     def queue_probe(self, row: Mapping[str, Any]) -> None:
         """A row for `health_checks`; dropped in silence if its server is not registered when it is written."""
@@ -215,16 +240,19 @@ class Store:
         return None if problem is None else f"the database {problem}"
 
     async def _answer(self, job: Callable[[float], Answer]) -> Answer:
-        """Runs `job` on the thread; it is told how many seconds are left to wait for a lock."""
-        if self._executor is None:
-            raise StoreFailed("The database is not open: the gateway is starting or stopping. Try again in a moment.")
+        """Runs `job` on the writer's thread; it is told how many seconds are left to wait for a lock."""
         give_up_at = self._clock.monotonic() + self._lock_wait_seconds
-        loop = asyncio.get_running_loop()
+        return await self._run(self._executor, lambda: job(max(give_up_at - self._clock.monotonic(), 0.0)))
+
+    async def _run(self, executor: ThreadPoolExecutor | None, job: Callable[[], Answer]) -> Answer:
+        reader = self._reader
+        if executor is None:
+            raise StoreFailed(NOT_OPEN)
         try:
-            return await loop.run_in_executor(
-                self._executor, lambda: job(max(give_up_at - self._clock.monotonic(), 0.0))
-            )
+            return await asyncio.get_running_loop().run_in_executor(executor, job)
         except sqlite3.Error as error:
+            if reader.ended and executor is not self._executor:
+                raise StoreFailed(NOT_OPEN) from error  # A report that the end of the gateway cut short.
             LOG.error("the database refused: %s", error, exc_info=is_unexplained(error))
             raise _store_failed(error) from error
 

@@ -1,7 +1,8 @@
 """Usage in sums: the daily roll-ups, the ledger of tokens, and how long single requests are kept.
 
-Roll-ups and ledger are written with each batch, in its transaction (statements.py), so that no figure is counted twice
-or lost; dropping old rows of `usage` changes none of them. A report reads roll-ups only: it stays quick for years.
+Roll-ups, the ledger and its sums are written with each batch, in its transaction (statements.py), so that no figure is
+counted twice or lost; dropping old rows of `usage` changes none. Reports read roll-ups and the ledger's sums, never the
+ledger, which grows with every request; one person's are found by an index.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ SUMS: Final = (
 NAME_NOW: Final = "(SELECT api_keys.name FROM api_keys WHERE api_keys.key_id = {key_id})"
 SHOWN: Final = {"key_name": f"coalesce({NAME_NOW.format(key_id='usage_daily.key_id')}, max(key_name)) AS key_name"}
 
+# `{of_giver}` and `{of_taker}` narrow it down to one person, so that the indexes find the rows.
 PEOPLE: Final = f"""
     SELECT person, coalesce({NAME_NOW.format(key_id="person")}, max(name)) AS name,
            CAST(total(given) AS INTEGER) AS tokens_given, CAST(total(taken) AS INTEGER) AS tokens_taken,
            CAST(total(requests_given) AS INTEGER) AS requests_given,
            CAST(total(requests_taken) AS INTEGER) AS requests_taken
       FROM (SELECT giver AS person, giver_name AS name, prompt_tokens + completion_tokens AS given, 0 AS taken,
-                   requests AS requests_given, 0 AS requests_taken FROM token_ledger
+                   requests AS requests_given, 0 AS requests_taken FROM ledger_sums {{of_giver}}
              UNION ALL
-            SELECT taker, taker_name, 0, prompt_tokens + completion_tokens, 0, requests FROM token_ledger)
-     WHERE :person IS NULL OR person = :person
+            SELECT taker, taker_name, 0, prompt_tokens + completion_tokens, 0, requests FROM ledger_sums {{of_taker}})
      GROUP BY person ORDER BY tokens_given DESC, person
 """
 
@@ -53,8 +54,14 @@ PEOPLE: Final = f"""
 GIVEN: Final = """
     SELECT giver, CAST(total(prompt_tokens + completion_tokens) AS INTEGER) AS tokens,
            CAST(total(requests) AS INTEGER) AS requests
-      FROM token_ledger WHERE id > :after AND giver <> taker AND giver <> 'nobody' GROUP BY giver
+      FROM ledger_sums WHERE giver <> taker AND giver <> 'nobody' GROUP BY giver
 """
+
+EVERYBODY: Final = PEOPLE.format(of_giver="", of_taker="")
+ONE_PERSON: Final = PEOPLE.format(of_giver="WHERE giver = :person", of_taker="WHERE taker = :person")
+# At a time, so that whoever wants to write waits for milliseconds only.
+FORGOTTEN_AT_ONCE: Final = 5_000
+FORGET: Final = "DELETE FROM usage WHERE id IN (SELECT id FROM usage WHERE started_at < ? LIMIT ?)"
 
 
 class UsageTable:
@@ -68,20 +75,16 @@ class UsageTable:
     ) -> list[Row]:
         """Sums of `SUMS` by the `GROUPS` in `group_by`, from day to day (`2027-01-31`, both included)."""
         sql, values = report_query(group_by, since, until, filters)
-        return await self._store.read(lambda database: list(database.query(sql, values)))
+        return await self._store.report(lambda database: list(database.query(sql, values)))
 
     async def people(self, person: str | None = None) -> list[Row]:
         """What each person has given and taken, most given first; one of them if `person` is given."""
-        return await self._store.read(lambda database: list(database.query(PEOPLE, {"person": person})))
+        sql, values = (EVERYBODY, {}) if person is None else (ONE_PERSON, {"person": person})
+        return await self._store.report(lambda database: list(database.query(sql, values)))
 
-    async def given_after(self, last_id: int) -> tuple[int, list[Row]]:
-        """What each giver gave to others in the ledger's rows behind `last_id`, and the id of its last row."""
-
-        def read(database: Database) -> tuple[int, list[Row]]:
-            (newest,) = database.execute("SELECT coalesce(max(id), 0) FROM token_ledger").fetchone()
-            return int(newest), list(database.query(GIVEN, {"after": last_id}))
-
-        return await self._store.read(read)
+    async def given(self) -> list[Row]:
+        """`tokens` and `requests` that each `giver` gave to others."""
+        return await self._store.report(lambda database: list(database.query(GIVEN)))
 
     async def tokens_on(self, day: str) -> dict[str, int]:
         """Tokens used on that day, by `key_id`."""
@@ -100,12 +103,18 @@ class UsageTable:
         return {row["registration_id"]: row["tokens"] for row in rows}
 
     async def forget_before(self, moment: str) -> int:
-        """Drop the rows of single requests that began before `moment` (UTC, ISO 8601); returns how many."""
+        """Drop the rows of single requests that began before `moment` (UTC, ISO 8601); returns how many.
+
+        What is written meanwhile comes in between. If it raises, some may have been dropped.
+        """
 
         def forget(database: Database) -> int:
-            return database.execute("DELETE FROM usage WHERE started_at < ?", [moment]).rowcount
+            return database.execute(FORGET, [moment, FORGOTTEN_AT_ONCE]).rowcount
 
-        return await self._store.write(forget)
+        forgotten = 0
+        while rows := await self._store.write(forget):
+            forgotten += rows
+        return forgotten
 
 
 def report_query(

@@ -1,4 +1,4 @@
-"""The one thread's side of the store: it owns the connection, and every method here runs on that thread.
+"""The writer's side of the store: the only connection that writes, and every method here runs on its thread.
 
 Nothing here is async or knows the event loop. What waits to be written comes from the backlog and goes back there
 when the database refuses. An error of SQLite leaves here as `sqlite3.Error`; store.py puts it into words.
@@ -142,11 +142,6 @@ class Writer:
         """Runs `job` in one transaction."""
         with transaction(self._database, wait_seconds):
             return job(self._database)
-
-    def select(self, sql: str, parameters: dict[str, object], mark: Mark) -> list[Row]:
-        """The rows of one of statements.py's queries, what still waits included."""
-        self.try_to_write_backlog(mark)
-        return list(self._database.query(sql, parameters))
 
     def size_bytes(self) -> int:
         """What the database takes on the disk, with its write-ahead log."""
