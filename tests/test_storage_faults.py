@@ -223,6 +223,41 @@ async def test_rows_that_the_database_refuses_do_not_hold_up_the_rest(
     assert caplog.text.count("rows were dropped: the database cannot hold them") == 1
 
 
+async def test_a_bad_row_takes_no_other_with_it(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with opened(path) as store:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            for table, column in (("usage", "route"), ("health_checks", "reason"), ("servers", "reason")):
+                connection.execute(
+                    f"CREATE TRIGGER poison_{table} BEFORE {'UPDATE' if table == 'servers' else 'INSERT'} ON {table} "
+                    f"WHEN NEW.{column} = 'poison' BEGIN SELECT RAISE(ABORT, 'refused'); END"
+                )
+        for number in range(5):
+            await store.save_registration(registration(f"reg-{number}"))
+        usage = {"started_at": "2026-01-31T12:00:00.000Z", "key_id": "key-a", "registration_id": "reg-1"}
+        for number in range(100):
+            poison = "poison" if number in (13, 14, 99) else "fine"
+            store.queue_usage({**usage, "status": number, "route": poison, "prompt_tokens": 1, "client_address": "me"})
+        for number in range(5):
+            reason = "poison" if number == 3 else "fine"
+            store.queue_probe({"registration_id": f"reg-{number}", "reason": reason})
+            store.queue_server_state(f"reg-{number}", {"reason": reason})
+        await store.flush()
+        assert (store.queued, store.dropped) == (0, 5)
+        kept = [status for (status,) in rows_on_disk(path, "SELECT status FROM usage ORDER BY id")]
+        assert kept == [number for number in range(100) if number not in (13, 14, 99)]
+        for sums in ("SELECT requests FROM usage_daily", "SELECT requests FROM ledger_sums"):
+            assert rows_on_disk(path, sums) == [(97,)], "nothing is counted twice, or for a row that is not there"
+        for reasons in ("SELECT reason FROM health_checks", "SELECT reason FROM servers WHERE reason IS NOT NULL"):
+            assert rows_on_disk(path, reasons) == [("fine",)] * 4
+        assert await store.check() is None
+    (told,) = [record for record in caplog.records if "rows were dropped" in record.getMessage()]
+    assert told.__dict__["fields"] == {"usage": 3, "probes": 1, "states": 1}
+    assert "refused" in caplog.text, "why is told once"
+    assert "poison" not in caplog.text
+    assert caplog.text.count("Traceback") == 1
+    assert "too many" not in caplog.text
+
+
 @pytest.mark.parametrize("replacement", [None, b""], ids=["removed", "replaced"])
 async def test_check_notices_that_the_file_is_gone(path: Path, replacement: bytes | None) -> None:
     async with opened(path) as store:

@@ -38,6 +38,22 @@ class Batch:
     def __len__(self) -> int:
         return len(self.usage) + len(self.probes) + len(self.states)
 
+    def add(self, other: Batch) -> None:
+        """What `other` holds is in this one as well."""
+        self.usage += other.usage
+        self.probes += other.probes
+        self.states |= other.states
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two that are written one after the other as this one would be."""
+        usage = len(self) // 2
+        probes = max(usage - len(self.usage), 0)
+        states, order = max(probes - len(self.probes), 0), list(self.states.items())
+        return (
+            Batch(self.usage[:usage], self.probes[:probes], dict(order[:states])),
+            Batch(self.usage[usage:], self.probes[probes:], dict(order[states:])),
+        )
+
 
 class Backlog:
     """A queue of usage rows and of probe rows, each of at most `limit`, and the last state of each server.
@@ -96,7 +112,7 @@ class Backlog:
         """At most `rows` of usage up to `mark` and of probes, oldest first, and the changes of state up to `mark`.
 
         Whoever counts usage in memory from `mark` on finds on disk what came before, and nothing else. Follow it with
-        `put_back`, `drop` or `written`.
+        `put_back` or `written`.
         """
         with self._lock:
             older_usage = max(min(rows, mark.usage - self._usage_gone), 0)
@@ -111,10 +127,11 @@ class Backlog:
             self._taken = len(batch)
             return batch
 
-    def written(self) -> None:
-        """The batch is on disk."""
+    def written(self, dropped: int = 0) -> None:
+        """The batch is on disk, without the rows that can never be written."""
         with self._lock:
             self._taken = 0
+            self._dropped += dropped
 
     def put_back(self, batch: Batch) -> None:
         """The batch could not be written: it comes first again; a newer change of state wins over an older one."""
@@ -127,12 +144,6 @@ class Backlog:
             self._trim_probes()
             for registration_id, older in batch.states.items():
                 self._states[registration_id] = {**older, **self._states.get(registration_id, {})}
-
-    def drop(self, batch: Batch) -> None:
-        """The batch can never be written."""
-        with self._lock:
-            self._taken = 0
-            self._dropped += len(batch)
 
     def forget(self, registration_id: str, columns: Collection[str], mark: Mark) -> None:
         """A registration was saved as it was at `mark`: older changes to these columns must not be written over it."""

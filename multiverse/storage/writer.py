@@ -34,6 +34,8 @@ DROPPED_LOG_INTERVAL_SECONDS: Final = 60.0
 Answer = TypeVar("Answer")
 # Errors that lie in the rows: they would fail for ever, and hold up all that come after them.
 ROW_ERRORS: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+# One of them among many is looked for by halves; each half is undone by itself.
+BEGIN_PART, UNDO_PART, END_PART = "SAVEPOINT part", "ROLLBACK TO part", "RELEASE part"
 
 
 class Writer:
@@ -80,20 +82,45 @@ class Writer:
         database = self._database
         while batch := self._backlog.take(BATCH_ROWS, mark):
             started = self._clock.monotonic()
+            bad = Batch()
             try:
                 with transaction(database, wait_seconds):
-                    statements.write_batch(database.conn, batch)
-            except Exception as error:
-                if isinstance(error, sqlite3.Error) and not isinstance(error, ROW_ERRORS):
-                    self._backlog.put_back(batch)
-                    self._note_trouble(error)
-                    raise
-                self._drop(batch)
-            else:
-                self._backlog.written()
-                self._note_recovery()
+                    self._write_what_can_be(database.conn, batch, bad)
+            except sqlite3.Error as error:
+                self._backlog.put_back(batch)
+                self._note_trouble(error)
+                raise
             finally:
                 self.batch_seconds.note(self._clock.monotonic() - started)
+            self._backlog.written(dropped=len(bad))
+            self._note_recovery()
+            if bad:
+                fields = {"usage": len(bad.usage), "probes": len(bad.probes), "states": len(bad.states)}
+                LOG.error("rows were dropped: the database cannot hold them", extra={"fields": fields})
+                self._dropped_logged += len(bad)  # These were not too many.
+
+    def _write_what_can_be(self, connection: sqlite3.Connection, batch: Batch, bad: Batch) -> None:
+        """Writes `batch` in the transaction that is open, but for single rows that are at fault: these go to `bad`.
+
+        Raises what lies in the database and not in a row.
+        """
+        connection.execute(BEGIN_PART)
+        refusal = None
+        try:
+            statements.write_batch(connection, batch)
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and not isinstance(error, ROW_ERRORS):
+                raise
+            connection.execute(UNDO_PART)
+            refusal = error
+        connection.execute(END_PART)
+        if refusal is not None and len(batch) > 1:
+            for half in batch.halves():
+                self._write_what_can_be(connection, half, bad)
+        elif refusal is not None:
+            if not bad:  # One of them tells enough. What it says is about tables, and never about what is in them.
+                LOG.error("the database refuses a row", exc_info=refusal)
+            bad.add(batch)
 
     def try_to_write_backlog(self, mark: Mark, wait_seconds: float = BATCH_WAIT_SECONDS) -> None:
         """As `write_backlog`; what the database refuses stays in the backlog, and `trouble` says why."""
@@ -180,10 +207,6 @@ class Writer:
         except OSError:
             return None
         return status.st_dev, status.st_ino
-
-    def _drop(self, batch: Batch) -> None:
-        self._backlog.drop(batch)
-        LOG.exception("rows were dropped: the database cannot hold them", extra={"fields": {"rows": len(batch)}})
 
     def _note_trouble(self, error: sqlite3.Error) -> None:
         trouble = what_is_wrong(error)
