@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 import threading
+from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -95,31 +97,61 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._lock = threading.Lock()
-        self._fixed = tuple(secret for secret in secrets if secret)
         self._added: dict[str, None] = {}
+        self._uses: Counter[str] = Counter()  # How many secrets may be spelled so.
+        self._longest_first: list[str] = []
+        self._patterns: dict[str, re.Pattern[str]] = {}  # Of the short ones.
+        # Readers take no lock: they see the old ones or the new ones, each of them whole.
         self._anywhere: tuple[str, ...] = ()
-        self._as_words: re.Pattern[str] | None = None
-        self._rebuild()
+        self._as_words: tuple[tuple[str, re.Pattern[str]], ...] = ()
+        self._fixed = frozenset(secret for secret in secrets if secret)
+        for secret in self._fixed:
+            self._know(secret)
 
     def add(self, secret: str) -> None:
         """Redacts `secret` from now on.
 
-        Below 8 characters it is found as a whole word only, below 4 not at all: the log would be unreadable.
+        Below 8 characters it is found as a whole word only, below 4 not at all: the log would be unreadable. Quick also
+        when thousands are known, as it is called on the event loop.
         """
+        if not secret or secret in self._fixed:
+            return
         with self._lock:
+            known = secret in self._added
             self._added.pop(secret, None)
-            self._added[secret] = None
+            self._added[secret] = None  # Newest now, if it was known before.
+            if not known:
+                self._know(secret)
             while len(self._added) > RUNTIME_SECRETS_MAX:
-                del self._added[next(iter(self._added))]
-            self._rebuild()
+                oldest = next(iter(self._added))
+                del self._added[oldest]
+                self._forget(oldest)
 
-    def _rebuild(self) -> None:
-        # Readers take no lock: they see the old tuple or the new one, each of them whole.
-        spellings = {spelling for secret in (*self._fixed, *self._added) for spelling in _spellings(secret)}
-        longest_first = sorted(spellings, key=lambda spelling: (-len(spelling), spelling))
-        words = [re.escape(word) for word in longest_first if SECRET_MIN_LENGTH <= len(word) < ANYWHERE_MIN_LENGTH]
-        self._anywhere = tuple(spelling for spelling in longest_first if len(spelling) >= ANYWHERE_MIN_LENGTH)
-        self._as_words = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(words)})(?![A-Za-z0-9])") if words else None
+    def _know(self, secret: str) -> None:
+        spellings = _spellings(secret)
+        new = [spelling for spelling in spellings if spelling not in self._uses]
+        self._uses.update(spellings)
+        for spelling in new:
+            insort(self._longest_first, spelling, key=_by_length)
+            if len(spelling) < ANYWHERE_MIN_LENGTH:
+                self._patterns[spelling] = re.compile(rf"(?<![A-Za-z0-9]){re.escape(spelling)}(?![A-Za-z0-9])")
+        self._show()
+
+    def _forget(self, secret: str) -> None:
+        spellings = _spellings(secret)
+        self._uses.subtract(spellings)
+        for spelling in spellings:
+            if not self._uses[spelling]:
+                del self._uses[spelling]
+                del self._longest_first[bisect_left(self._longest_first, _by_length(spelling), key=_by_length)]
+                self._patterns.pop(spelling, None)
+        self._show()
+
+    def _show(self) -> None:
+        """Let readers see what has changed."""
+        short_from = bisect_left(self._longest_first, (1 - ANYWHERE_MIN_LENGTH, ""), key=_by_length)
+        self._anywhere = tuple(self._longest_first[:short_from])
+        self._as_words = tuple((word, self._patterns[word]) for word in self._longest_first[short_from:])
 
     def redact(self, text: str) -> str:
         """`text` without secrets, at most 16 384 characters of it; the rest is named by its length."""
@@ -146,8 +178,9 @@ class Redactor:
         for spelling in self._anywhere:
             if spelling in text:
                 text = text.replace(spelling, REDACTED)
-        if self._as_words is not None:
-            text = self._as_words.sub(REDACTED, text)
+        for word, pattern in self._as_words:
+            if word in text:
+                text = pattern.sub(REDACTED, text)
         lowered = text.lower()
         for sign in _SIGNS:
             if sign in lowered:
@@ -176,9 +209,13 @@ def _without_look_alikes(text: str, lowered: str) -> str:
     return text
 
 
+def _by_length(spelling: str) -> tuple[int, str]:
+    return -len(spelling), spelling
+
+
 def _spellings(secret: str) -> set[str]:
-    """How `secret` may stand in a text: as it is, in a URL or a form, in JSON or a repr."""
-    return {
+    """How `secret` may stand in a text: as it is, in a URL or a form, in JSON or a repr; what is too short left out."""
+    spellings = {
         secret,
         quote(secret),
         quote(secret, safe=""),
@@ -186,3 +223,4 @@ def _spellings(secret: str) -> set[str]:
         json.dumps(secret)[1:-1],
         repr(secret)[1:-1],
     }
+    return {spelling for spelling in spellings if len(spelling) >= SECRET_MIN_LENGTH}

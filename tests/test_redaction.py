@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multiverse import redaction
 from multiverse.redaction import REDACTED, TEXT_MAX_LENGTH, Redactor, escape_controls
 
 ADMIN_KEY = "admin+key/with=signs&16"
@@ -123,6 +125,7 @@ def test_longest_secret_first() -> None:
 def test_short_secrets_are_whole_words_and_tiny_ones_are_left() -> None:
     redactor = Redactor(["ollama", "abc", ""])
     assert redactor.redact("ollama, ollamas, ollama/x, abc") == "[redacted], ollamas, [redacted]/x, abc"
+    assert Redactor(["seven-7", "eight--8"]).redact("xseven-7 seven-7 xeight--8") == "xseven-7 [redacted] x[redacted]"
 
 
 def test_secrets_added_at_run_time() -> None:
@@ -140,6 +143,42 @@ def test_run_time_secrets_are_bounded_and_those_of_the_settings_stay(monkeypatch
         redactor.add(f"server-key-{number}")
     text = "from-the-settings " + " ".join(f"server-key-{number}" for number in range(5))
     assert redactor.redact(text) == "[redacted] server-key-0 server-key-1 [redacted] [redacted] [redacted]"
+
+
+def test_a_secret_comes_and_goes_with_all_its_spellings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multiverse.redaction.RUNTIME_SECRETS_MAX", 8)
+    rng, fixed = random.Random(5), ["from-the-settings", "a/b+c"]
+    # Some are spelled like another one, quoted; some are short, and some only as long as that when they are quoted.
+    pool = ["a/b+c", "a%2Fb%2Bc", "x y z", "x+y+z", "x%20y%20z", "p/q", "p%2Fq", "wörd", 'say "hi" twice', "lang/er"]
+    pool += [f"server-key-{number}" for number in range(8)]
+    text = " ".join([*pool, *map(quote, pool), *map(json.dumps, pool)])
+    redactor = Redactor(fixed)
+    latest: dict[str, None] = {}
+    for _round in range(200):
+        secret = rng.choice(pool)
+        redactor.add(secret)
+        if secret not in fixed:
+            latest.pop(secret, None)
+            latest[secret] = None
+        if len(latest) > 8:
+            del latest[next(iter(latest))]
+        assert redactor.redact(text) == Redactor([*fixed, *latest]).redact(text)
+
+
+def test_one_more_secret_costs_what_one_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[str] = []
+    spell = redaction._spellings
+
+    def counted(secret: str) -> set[str]:
+        looked_at.append(secret)
+        return spell(secret)
+
+    monkeypatch.setattr(redaction, "_spellings", counted)
+    keys = [f"server-key-{number}" for number in range(100)]
+    redactor = Redactor(["from-the-settings"])
+    for key in ["from-the-settings", *keys, *keys, "", keys[7]]:
+        redactor.add(key)
+    assert looked_at == ["from-the-settings", *keys], "each once: it happens on the event loop"
 
 
 def test_secrets_are_added_by_several_threads_while_texts_are_redacted() -> None:
