@@ -8,6 +8,7 @@ import pytest
 
 from multiverse.servers.record import record_of, restore, state_row
 from multiverse.servers.server import HEALTHY, UNHEALTHY, UNKNOWN, Blame, BreakerSettings, Server
+from multiverse.storage.rows import STATE_COLUMNS
 from tests.bench import BOOM, BREAKER, CREATED_AT, MODEL, HandClock, begin, build_server, fail, succeed
 
 EJECT = BREAKER.eject_seconds
@@ -503,4 +504,5 @@ def test_the_record_is_that_of_the_contract_and_has_no_key(clock: HandClock) -> 
 
 
 def test_the_observed_state_leaves_the_admins_word_alone(server: Server) -> None:
+    assert tuple(state_row(server)) == STATE_COLUMNS
     assert "draining" not in state_row(server), "a verdict written late must not undo a drain"

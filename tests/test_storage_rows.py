@@ -33,6 +33,8 @@ def path(tmp_path: Path) -> Path:
         ("queue_probe", ({"ok": True},)),
         ("queue_probe", ({"registration_id": b"reg-1"},)),
         ("queue_server_state", ("reg-1", {"endpoint_url": "http://elsewhere"})),
+        ("queue_server_state", ("reg-1", {"draining": False})),  # A drain that was answered must not be undone.
+        ("queue_server_state", ("reg-1", {"updated_at": "2026-01-31T12:00:00.000Z"})),
         ("queue_server_state", ("", {"reason": "x"})),
     ],
 )

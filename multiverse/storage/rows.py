@@ -19,9 +19,8 @@ INTEGER_MAX: Final = 2**63 - 1
 INTEGER_MIN: Final = -(2**63)
 OBSERVED_TEXT_MAX: Final = 4096
 
-# What the health checker and the proxy observe, as opposed to what an owner typed: only this may be written late.
+# What the health checker and the proxy observe, as opposed to what people decide: only this may be written late.
 STATE_COLUMNS: Final = (
-    "draining",
     "health_status",
     "reason",
     "consecutive_failures",
@@ -29,7 +28,6 @@ STATE_COLUMNS: Final = (
     "last_checked_at",
     "last_successful_request_at",
     "unhealthy_since",
-    "updated_at",
 )
 SERVER_COLUMNS: Final = (
     "registration_id",
@@ -51,7 +49,9 @@ SERVER_COLUMNS: Final = (
     "quiet_hours",
     "time_zone",
     "daily_token_cap",
+    "draining",
     "created_at",
+    "updated_at",
     *STATE_COLUMNS,
 )
 LIST_COLUMNS: Final = ("tags", "friends")
