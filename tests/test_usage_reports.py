@@ -15,13 +15,14 @@ import pytest
 from multiverse.clock import Clock
 from multiverse.people.keyring import KeyRing
 from multiverse.people.keys import Keys
+from multiverse.storage.alias_table import AliasTable
 from multiverse.storage.key_table import KeyTable
 from multiverse.storage.usage_table import UsageTable
 from tests import wire
 from tests.answers import assert_error
 from tests.conftest import StartGateway, StartPeer
 from tests.processes import GatewayProcess
-from tests.stores import opened, usage_rows
+from tests.stores import opened, registration, usage_rows
 from tests.test_keyring import bearer, make_key, post, run
 
 Row = Callable[..., dict[str, Any]]
@@ -89,6 +90,13 @@ async def test_what_a_client_wrongly_calls_a_model_is_not_kept_for_ever(tmp_path
             store.queue_usage(usage_row(**lost))
         (row,) = await sums(UsageTable(store), "model")
         assert (row["model_name"], row["rejected"]) == ("", 50)
+        await store.save_registration(registration("reg-1", model_name="llama"))
+        await AliasTable(store).save("best", ["llama"], "2026-01-31T12:00:00.000Z")
+        for name in ("typo-98", "typo-99", "llama", "best"):  # Whose clients left before they were told anything.
+            gone = {"registration_id": None, "outcome": "client_closed", "status": 499}
+            store.queue_usage(usage_row(model_name=name, **gone))
+        names = {row["model_name"]: row["client_closed"] for row in await sums(UsageTable(store), "model")}
+        assert names == {"": 2, "llama": 1, "best": 1}
 
 
 async def test_who_is_renamed_is_shown_by_the_new_name(tmp_path: Path) -> None:

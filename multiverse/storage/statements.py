@@ -89,12 +89,15 @@ TRIM_PROBES: Final = f"""
 """
 
 
-# What a client wrongly calls a model must not make a row that is kept for ever.
+# What a client wrongly calls a model must not make a row that is kept for ever, however its request ended.
 ADD_TO_DAYS: Final = """
     INSERT INTO usage_daily (day, key_id, key_name, model_name, registration_id, requests, ok, failed, client_closed,
                              rejected, prompt_tokens, completion_tokens, estimated_tokens)
     SELECT substr(started_at, 1, 10), coalesce(key_id, key_name, 'anonymous'), max(coalesce(key_name, '')),
-           CASE WHEN registration_id IS NULL AND status = 404 THEN '' ELSE coalesce(model_name, '') END,
+           CASE WHEN registration_id IS NOT NULL THEN coalesce(model_name, '')
+                WHEN status <> 404 AND (model_name IN (SELECT model_name FROM servers)
+                                        OR model_name IN (SELECT name FROM model_aliases)) THEN model_name
+                ELSE '' END,
            coalesce(registration_id, ''), count(*),
            count(*) FILTER (WHERE outcome = 'ok'), count(*) FILTER (WHERE outcome = 'failed'),
            count(*) FILTER (WHERE outcome = 'client_closed'), count(*) FILTER (WHERE outcome = 'rejected'),
