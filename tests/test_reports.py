@@ -164,6 +164,26 @@ async def test_nobody_waits_for_a_report(path: Path) -> None:
         assert await reporting == 1, "and it sees what was written before it read"
 
 
+@pytest.mark.parametrize("has_log", [True, False], ids=["write-ahead log", "none, as on a network drive"])
+async def test_who_reads_never_locks_out_who_writes(path: Path, monkeypatch: pytest.MonkeyPatch, has_log: bool) -> None:
+    if not has_log:
+        monkeypatch.setattr(Database, "enable_wal", lambda database: None)
+    async with opened(path, lock_wait_seconds=0.1) as store:
+
+        def slow(database: Database) -> int:
+            rows = iter(database.query("SELECT name FROM sqlite_master LIMIT 2"))
+            next(rows)  # From now on it holds what a reader holds, until the last row.
+            began.set()
+            may_end.wait(0.3)
+            return sum(1 for _row in rows)
+
+        began, may_end = threading.Event(), threading.Event()
+        reporting = asyncio.ensure_future(store.report(slow))
+        await soon(began.is_set, "the report has begun")
+        await store.save_registration(registration("reg-1"))
+        assert await reporting == 1
+
+
 async def test_the_end_cuts_reports_short(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(path) as store:
         reports = [

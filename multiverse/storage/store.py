@@ -165,6 +165,8 @@ class Store:
         """What `job` reads on the reports' thread, where it may take its time, with everything queued so far on disk
         before it (unless the disk refuses it), and perhaps some of what was queued later.
         """
+        if not self._writer.has_log:
+            return await self.read(job)  # Without a write-ahead log, who reads would lock out who writes.
         mark = self._backlog.mark()
         await self._answer(lambda _wait_seconds: self._writer.try_to_write_backlog(mark))
         return await self._run(self._reports_executor, lambda: self._reader.read(job))

@@ -48,6 +48,7 @@ class Writer:
         self.batch_seconds = Histogram(BATCH_BOUNDS)
         self._opened: Database | None = None
         self._opened_file: tuple[int, int] | None = None
+        self.has_log = True  # Whether the database has a write-ahead log, as nearly everywhere.
         self._trouble: str | None = None
         self._dropped_logged = 0
         self._dropped_logged_at = -DROPPED_LOG_INTERVAL_SECONDS
@@ -61,6 +62,7 @@ class Writer:
         """Raises `StoreFailed`, naming DATABASE_URL."""
         self._opened = open_database(self._path, self._clock)
         self._opened_file = self._file_on_disk()
+        self.has_log = self._opened.journal_mode == "wal"
 
     def close(self, wait_seconds: float) -> None:
         """Writes what waits and closes; rows that cannot be written now are lost, and the log says how many."""
