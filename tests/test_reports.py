@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import re
 import threading
@@ -199,8 +200,10 @@ async def test_the_end_cuts_reports_short(path: Path, caplog: pytest.LogCaptureF
     assert caplog.text == ""
 
 
-async def test_a_report_cannot_write(path: Path) -> None:
-    async with opened(path) as store:
+async def test_a_report_cannot_write(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"100%? #1 \xff.db")
+    async with opened(odd) as store:
+        assert (await store.row_counts())["usage"] == 0
         with pytest.raises(StoreFailed, match="read-only"):
             await store.report(lambda database: database.conn.execute("DELETE FROM usage"))
 

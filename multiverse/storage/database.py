@@ -56,7 +56,7 @@ def close_database(database: Database) -> None:
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """A connection that can write nothing, to a database that another one keeps open. Raises `sqlite3.Error`."""
-    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=READ_WAIT_SECONDS)
+    return sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, timeout=READ_WAIT_SECONDS)
 
 
 @contextmanager

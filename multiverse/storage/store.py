@@ -11,7 +11,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -127,7 +127,7 @@ class Store:
 
     def _close_writer(self, nobody_reads: Future[None]) -> None:
         """On the writer's thread: the write-ahead log can be emptied when nobody reads it any more."""
-        nobody_reads.result()
+        wait([nobody_reads])
         self._writer.close(self._lock_wait_seconds)
 
     async def load_registrations(self) -> list[dict[str, Any]]:
