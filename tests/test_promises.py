@@ -52,7 +52,6 @@ NOT_FOR_THE_TABLE = {
     "servers.registry": {"MAX_NAMES_TO_COMPARE"},
     "settings": {
         "ADMIN_API_KEY_MIN_LENGTH",
-        "CLIENT_API_KEY_MIN_LENGTH",
         "GUESSABLE_LENGTH",
         "COUNT_MAX",
         "TOKENS_MAX",
