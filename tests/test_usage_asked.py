@@ -19,6 +19,7 @@ from tests.conftest import StartPeer
 from tests.operations import Send
 from tests.peers import ScriptedPeer
 from tests.processes import GatewayProcess
+from tests.test_rewrite import documents
 
 CHAT = "/v1/chat/completions"
 
@@ -48,7 +49,10 @@ def tokens_of(gateway: GatewayProcess) -> tuple[int, int]:
         (b'{"a":1.0,"stream_options": null ,"b":1}', b'{"a":1.0,"stream_options": {"include_usage":true} ,"b":1}'),
         (b'{"stream_options":{},"b":[{}]}', b'{"stream_options":{"include_usage":true},"b":[{}]}'),
         (b'{"stream_options":{"include_usage":false}}', b'{"stream_options":{"include_usage":true}}'),
-        (b'{"stream_options":{"x":1}}', b'{"stream_options":{"x":1,"include_usage":true}}'),
+        (b'{"stream_options":{"include_usage":"False"}}', b'{"stream_options":{"include_usage":true}}'),
+        (b'{"stream_options":{"include_usage": 0 }}', b'{"stream_options":{"include_usage": true }}'),
+        (b'{"stream_options":{"x":1.0e3}}', b'{"stream_options":{"x":1.0e3,"include_usage":true}}'),
+        (b'{"stream_options":{ "x":1e400 }}', b'{"stream_options":{ "x":1e400 ,"include_usage":true}}'),
         (b'{"m":"\\"stream_options\\":1"}', b'{"stream_options":{"include_usage":true},"m":"\\"stream_options\\":1"}'),
         (b'{"t":{"stream_options":null}}', b'{"stream_options":{"include_usage":true},"t":{"stream_options":null}}'),
         (
@@ -56,18 +60,43 @@ def tokens_of(gateway: GatewayProcess) -> tuple[int, int]:
             b'{"t":{"stream_options":1},"stream_options":{"include_usage":true}}',
         ),
         (b'{"stream_options":{"include_usage":true}}', None),
-        (b'{"stream_options":{"include_usage":1}}', None),
-        (b'{"stream_options":{"x":1e400}}', None),
         (b'{"stream_options":"yes"}', None),
         (b'{"stream_options":[1]}', None),
-        (b'{"stream_options":null,"stream_options":{}}', None),
+        # Parsers believe the last one.
+        (
+            b'{"stream_options":null,"stream_options":{}}',
+            b'{"stream_options":null,"stream_options":{"include_usage":true}}',
+        ),
+        (
+            b'{"stream_options":{"include_usage":true,"include_usage":null}}',
+            b'{"stream_options":{"include_usage":true,"include_usage":true}}',
+        ),
+        (b'{"stream_options":{},"stream_options":{"include_usage":true}}', None),
+        # Keys in other letters are the same keys.
+        (b'{"stream_\\u006Fptions":{"include\\u005fusage":true}}', None),
+        (b'{"\\u0073tream_options":{"b":2}}', b'{"\\u0073tream_options":{"b":2,"include_usage":true}}'),
+        (
+            b'{"t":{"stream_options":[1,2,3,4,5,6,7,8,9]},"stream\\u005foptions":{"b":2}}',
+            b'{"t":{"stream_options":[1,2,3,4,5,6,7,8,9]},"stream\\u005foptions":{"b":2,"include_usage":true}}',
+        ),
+        (
+            b'{"stream_options":{"t":{"include_usage":[1]},"\\u0069nclude_usage":false}}',
+            b'{"stream_options":{"t":{"include_usage":[1]},"\\u0069nclude_usage":true}}',
+        ),
+        (b'{"u":"\\u00e9"}', b'{"stream_options":{"include_usage":true},"u":"\\u00e9"}'),
     ],
 )
 def test_what_is_asked(given_body: bytes, expected: bytes | None) -> None:
-    assert with_usage_asked(given_body) == expected
+    assert with_usage_asked(given_body) == (None if expected is None else (expected, False))
 
 
-NAMES = st.text(max_size=4) | st.just("stream_options")
+@pytest.mark.parametrize("value", [b"1", b'"true"', b'"YES"'])
+def test_what_some_servers_take_for_yes_is_asked_for_and_shown(value: bytes) -> None:
+    body = b'{"stream_options":{"include_usage":%b}}'
+    assert with_usage_asked(body % value) == (body % b"true", True)
+
+
+NAMES = st.text(max_size=4) | st.sampled_from(["stream_options", "include_usage"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just('"stream_options":'),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
@@ -78,16 +107,16 @@ VALUES = st.recursive(
 @UNHURRIED
 @given(
     body=st.dictionaries(st.sampled_from(["stream_options", "model", "messages", "a"]), VALUES, min_size=1),
-    spaces=st.sampled_from([None, 1]),
+    data=st.data(),
 )
-def test_any_body_keeps_all_else(body: dict[str, Any], spaces: int | None) -> None:
-    written = with_usage_asked(json.dumps(body, indent=spaces).encode())
+def test_any_body_keeps_all_else(body: dict[str, Any], data: st.DataObject) -> None:
+    asked = with_usage_asked(data.draw(documents(body)).encode())
     options = body.get("stream_options")
-    if written is None:
+    if asked is None:
         assert options is not None
-        assert not isinstance(options, dict) or options.get("include_usage")
+        assert not isinstance(options, dict) or options.get("include_usage") is True
     else:
-        assert json.loads(written) == {**body, "stream_options": {**(options or {}), "include_usage": True}}
+        assert json.loads(asked[0]) == {**body, "stream_options": {**(options or {}), "include_usage": True}}
 
 
 # -- the stream
@@ -177,6 +206,20 @@ def test_a_server_that_refuses_is_asked_without(
         assert len(strict.requests) == 2 + number, "and it is remembered"
     assert strict.requests[1].body == strict.requests[2].body == wire.chat_body(model, True)
     assert other.requests == []
+
+
+def test_a_server_that_repeats_a_bad_body_refuses_nothing(
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str
+) -> None:
+    """FastAPI answers whoever forgets `messages` with all that was sent: what the gateway has added as well."""
+    gateway.register(peer, model)
+    for repeated in ({"stream_options": {"include_usage": True}}, {}):
+        detail = {"type": "missing", "loc": ["body", "messages"], "msg": "Field required", "input": repeated}
+        peer.script(wire.json_answer({"detail": [detail]}, 422))
+    assert gateway.chat(model, True).status == 422
+    for number in range(2):
+        assert gateway.chat(model, True).status == 200
+        assert peer.requests[2 + number].json()["stream_options"] == {"include_usage": True}, "it is asked as before"
 
 
 def test_a_mistake_of_the_clients_is_not_sent_twice(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:

@@ -48,8 +48,11 @@ def plain_deadline(seconds: float, end: Callable[[GatewayError], None]) -> async
     return asyncio.get_running_loop().call_later(seconds, end, error)
 
 
-def body_asking_for_usage(call: Call, server: Server) -> bytes | None:
-    """A stream's body that asks for usage on the client's behalf; None where it has asked, or asking makes no sense."""
+def body_asking_for_usage(call: Call, server: Server) -> tuple[bytes, bool] | None:
+    """A stream's body that asks for usage on the client's behalf, and whether the client shall see it too.
+
+    None where it has asked itself, or asking makes no sense.
+    """
     if server.refuses_usage or call.route not in REPORT_USAGE_WHEN_ASKED:
         return None
     return with_usage_asked(call.body)

@@ -228,12 +228,14 @@ class Forwarding:
         self._tried.append(server)
         call.story.tried(self._proxy.clock.monotonic(), server.registration_id)
         self._account.asked(server)
-        body = body_asking_for_usage(call, server) if call.stream else None
-        verdict, committed = await self._exchange_with(server, body or call.body, drops_usage=body is not None)
-        if body is not None and verdict is not None and verdict.usage_refused and not self._over:
-            # It refuses what the client never asked for. That is no attempt: the request itself it has not seen yet.
+        asking = body_asking_for_usage(call, server) if call.stream else None
+        body, client_sees = asking or (call.body, True)
+        verdict, committed = await self._exchange_with(server, body, drops_usage=not client_sees)
+        if asking is not None and verdict is not None and verdict.usage_refused and not self._over:
+            # It may refuse what the client never asked for. That is no attempt: the request itself it has not seen yet.
             verdict, committed = await self._exchange_with(server, call.body, drops_usage=False)
-            server.refuses_usage = verdict is None or not verdict.usage_refused
+            # Or it has only repeated a body in which something else was wrong, as FastAPI does: then it is so again.
+            server.refuses_usage = server.refuses_usage or committed
         if verdict is not None:
             if committed:
                 verdict = replace(verdict, try_next=False)  # Content has gone out: nothing is ever sent twice.

@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 import msgspec
 
-# `"model"` however its letters are escaped, followed by a colon: a key, at the top or of a nested object. Inside a
-# string its first quote would be escaped.
-KEY = re.compile(rb'"(?:m|\\u006[dD])(?:o|\\u006[fF])(?:d|\\u0064)(?:e|\\u0065)(?:l|\\u006[cC])"[ \t\r\n]*:[ \t\r\n]*')
+
+def _key(name: str) -> re.Pattern[bytes]:
+    """A key called `name`, however its letters are escaped, and the colon behind it: at the top or of a nested object.
+
+    Inside a string its first quote would be escaped.
+    """
+    letters = (rf"(?:{letter}|\\u00(?i:{ord(letter):02x}))" for letter in name)
+    return re.compile(rf'"{"".join(letters)}"[ \t\r\n]*:[ \t\r\n]*'.encode())
+
+
+KEY = _key("model")
+STREAM_OPTIONS, INCLUDE_USAGE = _key("stream_options"), _key("include_usage")
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 BACKSLASH = b"\\"
-STREAM_OPTIONS = re.compile(rb'"stream_options"[ \t\r\n]*:[ \t\r\n]*')
+ESCAPED_ASCII = b"\\u00"
 USAGE_WANTED = b'"stream_options":{"include_usage":true},'
+# What servers with Pydantic read as a boolean that is true (its docs, "Booleans").
+TAKEN_FOR_TRUE = frozenset({b"1", b"1.0", b'"1"', b'"on"', b'"t"', b'"true"', b'"y"', b'"yes"'})
 
 
 def model_values(body: bytes) -> list[int]:
@@ -70,36 +80,43 @@ def replace_model(body: bytes, model_name: str) -> bytes:
     raise ValueError("the body has no top-level string `model`")
 
 
-class StreamOptions(msgspec.Struct):
-    """The part of a body that asks for usage in a stream."""
+class UsageOptions(msgspec.Struct):
+    """What asks for usage in a stream: the one in the body, the other in that."""
 
     stream_options: msgspec.Raw = msgspec.Raw(b"")
+    include_usage: msgspec.Raw = msgspec.Raw(b"")
 
 
-def with_usage_asked(body: bytes) -> bytes | None:
-    """`body` asking for usage at the end of the stream (OpenAI's `stream_options.include_usage`), else as it was.
+def with_usage_asked(body: bytes) -> tuple[bytes, bool] | None:
+    """`body` asking for usage at the end of the stream (OpenAI's `stream_options.include_usage`), else as it was; and
+    whether the client shall see it.
 
-    None when the client has asked for it, or has put something there that the server had better see as it is.
+    None when the client has asked with `true`, or when its `stream_options` are nothing to ask in: then the server had
+    better see them as they are. A client shall see what it has asked for in a way that some servers take for `true`.
     """
-    if body.find(b'"stream_options"') < 0:
-        return _with_options(body)
-    given = bytes(msgspec.json.decode(body, type=StreamOptions).stream_options)
-    if not given:
-        return _with_options(body)
-    try:
-        value: Any = msgspec.json.decode(given)
-        if not (value is None or isinstance(value, dict)) or (value and value.get("include_usage")):
-            return None  # Also 1 or "true": many a server takes that for yes.
-        written = msgspec.json.encode({**(value or {}), "include_usage": True})
-    except (msgspec.DecodeError, RecursionError):
-        return None  # A number beyond all bounds, or depths: JSON, but not Python's.
-    places = _top_level_values(body, STREAM_OPTIONS)
-    if len(places) != 1:
+    if body.find(b'"stream_options"') < 0 and (body.find(ESCAPED_ASCII) < 0 or STREAM_OPTIONS.search(body) is None):
+        return body.replace(b"{", b"{" + USAGE_WANTED, 1), False
+    options = bytes(msgspec.json.decode(body, type=UsageOptions).stream_options)
+    if not options:
+        return body.replace(b"{", b"{" + USAGE_WANTED, 1), False
+    asked = _asking(options)
+    if asked is None:
         return None
-    return body[: places[0]] + written + body[places[0] + len(given) :]
+    start = _top_level_values(body, STREAM_OPTIONS)[-1]  # Of several, parsers believe the last one; so does msgspec.
+    return body[:start] + asked[0] + body[start + len(options) :], asked[1]
 
 
-def _with_options(body: bytes) -> bytes:
-    """In front of all others: should the key be there in other letters, parsers believe the last one, the client's."""
-    start = body.index(b"{") + 1
-    return body[:start] + USAGE_WANTED + body[start:]
+def _asking(options: bytes) -> tuple[bytes, bool] | None:
+    """As `with_usage_asked`, for the value of `stream_options`."""
+    if options == b"null":
+        return b'{"include_usage":true}', False
+    if options[:1] != b"{":
+        return None
+    value = bytes(msgspec.json.decode(options, type=UsageOptions).include_usage)
+    if value == b"true":
+        return None
+    if value:
+        start = _top_level_values(options, INCLUDE_USAGE)[-1]
+        return options[:start] + b"true" + options[start + len(value) :], value.lower() in TAKEN_FOR_TRUE
+    comma = b"," if options[1:-1].strip() else b""
+    return options[:-1] + comma + b'"include_usage":true}', False
