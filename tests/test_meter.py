@@ -138,7 +138,8 @@ def test_content_means_nothing(rule: WholeWhen, text: str) -> None:
         block = b"data: " + json.dumps(delta(text), ensure_ascii=ascii_only).encode() + b"\n\n"
         assert seen.observe(block) == block
     assert (seen.whole, seen.done, seen.server_error) == (False, False, None)
-    assert (seen.meter.reported, seen.meter.prompt_tokens, seen.meter.data_events) == (False, None, 2)
+    meter = seen.meter
+    assert (meter.prompt_tokens, meter.completion_tokens, meter.data_events) == (None, None, 2)
 
 
 @UNHURRIED
@@ -200,11 +201,11 @@ def test_no_error(nothing: object) -> None:
 def test_the_usage_of_a_stream() -> None:
     seen = watch()
     seen.observe(event(delta("hi", usage=None)))
-    assert not seen.meter.reported
+    assert seen.meter.prompt_tokens is None
     seen.observe(event({"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}}))
     meter = seen.meter
-    meter.estimate()
-    assert (meter.prompt_tokens, meter.completion_tokens, meter.reported) == (11, 5, True)
+    meter.estimate(1000)
+    assert (meter.prompt_tokens, meter.completion_tokens, meter.estimated) == (11, 5, False)
 
 
 def test_the_last_report_counts_and_an_empty_one_erases_nothing() -> None:
@@ -248,7 +249,6 @@ def test_the_usage_of_an_answer(document: object, good: bool, counts: tuple[int 
     meter = Meter()
     assert meter.read_usage(json.dumps(document).encode()) is good
     assert (meter.prompt_tokens, meter.completion_tokens) == counts
-    assert meter.reported is (counts != (None, None))
 
 
 @pytest.mark.parametrize(
@@ -307,8 +307,25 @@ def test_an_estimate_where_nothing_is_reported(events: int, tokens: int | None, 
         block = (b": note" + ending + b"data: x" + ending * 2 + b": ping" + ending * 2) * size
         if block:
             seen.observe(block)
-    seen.meter.estimate()
-    assert (seen.meter.completion_tokens, seen.meter.reported) == (tokens, False)
+    seen.meter.estimate(400)
+    assert (seen.meter.completion_tokens, seen.meter.estimated) == (tokens, True)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "context_length", "tokens"),
+    [(3, None, 1), (400, None, 100), (400, 64, 64), (4_000_000, None, 8192), (4_000_000, 131_072, 8192)],
+)
+def test_an_estimate_of_a_prompt(request_bytes: int, context_length: int | None, tokens: int) -> None:
+    meter = Meter()
+    meter.estimate(request_bytes, context_length)
+    assert (meter.prompt_tokens, meter.completion_tokens, meter.estimated) == (tokens, None, True)
+
+
+def test_what_is_reported_in_part_is_estimated_in_part() -> None:
+    seen = watch()
+    seen.observe(event(delta("x", usage={"prompt_tokens": 9})) * 5)
+    seen.meter.estimate(400)
+    assert (seen.meter.prompt_tokens, seen.meter.completion_tokens, seen.meter.estimated) == (9, 3, True)
 
 
 # -- speed

@@ -38,6 +38,23 @@ def tokens_of(gateway: GatewayProcess) -> tuple[int, int]:
     return tokens["prompt"], tokens["completion"]
 
 
+def test_a_server_that_reports_nothing_has_worked_all_the_same(
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str
+) -> None:
+    """A lender's cap and everybody's limits would see next to nothing of prompts: they are estimated by their bytes."""
+    gateway.register(peer, model, context_length=2000)
+    for content, tokens in (("word " * 1000, 1250), ("word " * 10_000, 2000)):
+        before = tokens_of(gateway)
+        messages = [{"role": "user", "content": content}]
+        with gateway.stream(model, messages=messages) as stream:
+            stream.read_to_end()
+        prompt, completion = tokens_of(gateway)
+        assert tokens <= prompt - before[0] <= min(tokens + 50, 2000), "a token is about four bytes"
+        assert completion - before[1] == 1
+        story = gateway.admin("GET", f"/v1/requests/{stream.response.header('X-Request-ID')}").json()
+        assert (story["prompt_tokens"], story["tokens_estimated"]) == (prompt - before[0], True)
+
+
 # -- the body
 
 

@@ -75,7 +75,7 @@ async def test_sums_grow_with_every_batch(tmp_path: Path) -> None:
             6,
             3,
             90,
-            15,
+            45,
         )
         assert [row["model_name"] for row in await sums(table, "model", "day")] == ["llama", "qwen"]
         assert (await sums(table, since="2026-02-01"))[0]["requests"] == 3

@@ -58,12 +58,13 @@ class Account:
     def settle(self, attempts: int) -> None:
         """The request is over: hand its row over."""
         record, meter = self.record, self.meter
-        meter.estimate()
+        if self._server is not None and record.first_token_ms is not None:
+            meter.estimate(len(self._call.body), self._server.registration.context_length)
         record.attempts = attempts
         record.total_ms = self._milliseconds_since(self._call.started_seconds)
         record.prompt_tokens = meter.prompt_tokens
         record.completion_tokens = meter.completion_tokens
-        record.tokens_estimated = not meter.reported and record.completion_tokens is not None
+        record.tokens_estimated = meter.estimated
         if self._call.allowance is not None:
             self._call.allowance.leave()
         tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)

@@ -29,6 +29,10 @@ NOT_FINITE = re.compile(rb"([:\[,]\s*)-?(?:NaN|Infinity)(?=\s*[,\]}])")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LARGEST_LOOSE_BYTES = 1024 * 1024
 MOST_TOKENS = 10_000_000  # In one request; a server that claims more is wrong, and must not spoil every sum.
+# Of a request in JSON; of plain English they are about as many.
+BYTES_PER_TOKEN = 4
+# An image in a request is a million bytes, of which a model makes some thousand tokens.
+MOST_ESTIMATED_TOKENS = 8192
 
 
 class WholeWhen(Enum):
@@ -81,14 +85,14 @@ class WithError(msgspec.Struct):
 
 
 class Meter:
-    """Tokens of one request, from what its server reports; `estimated` when it reports nothing."""
+    """Tokens of one request, from what its server reports; `estimated` when it leaves something out."""
 
-    __slots__ = ("completion_tokens", "data_events", "prompt_tokens", "reported")
+    __slots__ = ("completion_tokens", "data_events", "estimated", "prompt_tokens")
 
     def __init__(self) -> None:
         self.prompt_tokens: int | None = None
         self.completion_tokens: int | None = None
-        self.reported = False
+        self.estimated = False
         self.data_events = 0
 
     def read_usage(self, document: bytes) -> bool:
@@ -112,15 +116,23 @@ class Meter:
         # Some servers report with every event, and the last report may be an empty one.
         prompt_tokens = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
         if prompt_tokens is not None and prompt_tokens >= 0:
-            self.prompt_tokens, self.reported = min(prompt_tokens, MOST_TOKENS), True
+            self.prompt_tokens = min(prompt_tokens, MOST_TOKENS)
         completion_tokens = usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens
         if completion_tokens is not None and completion_tokens >= 0:
-            self.completion_tokens, self.reported = min(completion_tokens, MOST_TOKENS), True
+            self.completion_tokens = min(completion_tokens, MOST_TOKENS)
 
-    def estimate(self) -> None:
-        """A stream without `usage`: servers send about one token in an event, the last ones carry none."""
-        if not self.reported and self.completion_tokens is None and self.data_events:
-            self.completion_tokens = max(self.data_events - 2, 1)
+    def estimate(self, request_bytes: int, context_length: int | None = None) -> None:
+        """Fill in what the server has not reported of a request whose answer has begun.
+
+        The prompt: a token for every four of `request_bytes`, at least 1, at most 8192 and what the server's
+        `context_length` can hold. The completion of a stream: a token for each event but two, at least 1; the last ones
+        carry none. That of a plain answer stays unknown.
+        """
+        if self.prompt_tokens is None:
+            most = min(context_length or MOST_ESTIMATED_TOKENS, MOST_ESTIMATED_TOKENS)
+            self.prompt_tokens, self.estimated = min(max(request_bytes // BYTES_PER_TOKEN, 1), most), True
+        if self.completion_tokens is None and self.data_events:
+            self.completion_tokens, self.estimated = max(self.data_events - 2, 1), True
 
 
 def as_strict_json(document: bytes) -> bytes | None:

@@ -102,7 +102,8 @@ ADD_TO_DAYS: Final = """
            count(*) FILTER (WHERE outcome = 'ok'), count(*) FILTER (WHERE outcome = 'failed'),
            count(*) FILTER (WHERE outcome = 'client_closed'), count(*) FILTER (WHERE outcome = 'rejected'),
            CAST(total(prompt_tokens) AS INTEGER), CAST(total(completion_tokens) AS INTEGER),
-           CAST(total(completion_tokens) FILTER (WHERE tokens_estimated = 1) AS INTEGER)
+           CAST(total(coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)) FILTER (WHERE tokens_estimated = 1)
+                AS INTEGER)
       FROM usage WHERE id > :last AND started_at IS NOT NULL GROUP BY 1, 2, 4, 5
         ON CONFLICT (day, key_id, model_name, registration_id) DO UPDATE SET
            key_name = excluded.key_name, requests = requests + excluded.requests, ok = ok + excluded.ok,

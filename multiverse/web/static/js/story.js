@@ -23,7 +23,7 @@ function showFacts(story) {
     Outcome: outcomeChip(story),
     "Answered with": story.code ? `${story.status} ${story.code}` : String(story.status),
     "Servers tried": count(story.attempts),
-    "Tokens in / out": `${count(story.prompt_tokens)} / ${story.tokens_estimated ? "about " : ""}${count(story.completion_tokens)}`,
+    "Tokens in / out": `${story.tokens_estimated ? "about " : ""}${count(story.prompt_tokens)} / ${count(story.completion_tokens)}`,
     "First token after": milliseconds(story.first_token_ms),
     "Over after": milliseconds(story.total_ms),
     "Gateway's own part": story.overhead_ms === null ? NOTHING : milliseconds(story.overhead_ms),
