@@ -186,6 +186,34 @@ def test_one_trial_among_ten_concurrent_requests(
     assert gateway.server(registration_id)["availability"] == "ejected"
 
 
+def test_a_trial_that_flows_lets_the_others_in(start_gateway: StartGateway, start_peer: StartPeer, model: str) -> None:
+    """It may stream for minutes: once it flows, those who wait get the other slots of its server."""
+    gateway = start_gateway(HEALTH_CHECK_INTERVAL_SECONDS=NO_PROBES, EJECT_SECONDS=0.2, MAX_CONSECUTIVE_FAILURES=1)
+    tried, full, begins, flows, hold = start_peer(), start_peer(), Hold(), Hold(), Hold()
+    registration_id = gateway.register(tried, model, max_concurrency=2)
+    tried.script(BOOM)
+    tried.script(begins, wire.STREAM_HEAD + wire.chunk(wire.chat_chunk("a")), flows, wire.chunked(wire.good_stream()))
+    assert gateway.chat(model).status == 502
+    gateway.register(full, model, max_concurrency=1)
+    full.script(hold, AnswerChat())
+    with gateway.client() as other, gateway.client() as waiting:
+        other.request("POST", "/v1/chat/completions", wire.chat_body(model))
+        full.wait_for_requests()
+        time.sleep(0.2)
+        with gateway.stream(model) as trial:
+            tried.wait_for_requests(2)
+            waiting.request("POST", "/v1/chat/completions", wire.chat_body(model))
+            eventually(lambda: gateway.stats()["requests"]["queued"] == 1, "nobody knows yet whether it works")
+            begins.release()
+            assert waiting.read_response().text == tried.name, "while the trial goes on"
+            record = gateway.server(registration_id)
+            assert (record["availability"], record["in_flight"]) == ("available", 1)
+            flows.release()
+            hold.release()
+            trial.read_to_end()
+        assert (trial.done, other.read_response().text) == (True, full.name)
+
+
 def test_failures_must_be_in_a_row(gateway: GatewayProcess, start_peer: StartPeer, model: str) -> None:
     bad, good = start_peer(), start_peer()
     registration_id, _ = gateway.register(bad, model), gateway.register(good, model)

@@ -205,6 +205,37 @@ def test_a_trial_that_does_not_succeed_leaves_room_for_the_next_one(
     assert server.available, "the flag is never stuck"
 
 
+def test_the_trials_first_content_ends_the_ejection_but_not_the_count(server: Server, clock: HandClock) -> None:
+    fail(server, 3)
+    clock.pass_time(EJECT)
+    trial = begin(server)  # a stream of five minutes
+    assert (trial.content_came(), server.available, server.availability) == (True, True, "available")
+    assert not trial.content_came(), "once is enough"
+    clock.pass_time(300)
+    assert server.available
+    trial.end(Blame.FAILURE, BOOM)
+    assert server.seconds_to_trial == 2 * EJECT, "it broke off: out for longer"
+    clock.pass_time(2 * EJECT)
+    trial = begin(server)
+    trial.content_came()
+    trial.end(Blame.SUCCESS)
+    assert fail(server) == [False], "only its success makes it start over"
+
+
+def test_content_of_before_the_ejection_does_not_end_it(server: Server) -> None:
+    old = begin(server)
+    fail(server, 3)
+    assert not old.content_came()
+    assert server.ejected
+    last_resort = begin(server)
+    assert (old.while_ejected, last_resort.while_ejected) == (False, True)
+    last_resort.end(Blame.NONE)
+    assert not last_resort.content_came(), "it is over"
+    last_resort = begin(server)
+    server.forget_health()
+    assert not last_resort.content_came(), "that was another address"
+
+
 def test_an_old_trial_cannot_release_a_new_one(server: Server, clock: HandClock) -> None:
     fail(server, 3)
     clock.pass_time(EJECT)

@@ -12,16 +12,25 @@ if TYPE_CHECKING:
 
 
 class Attempt:
-    """See the module; `Server.attempt` makes it. `on_end` is called once it has been counted out."""
+    """See the module; `Server.attempt` makes it. `on_end` is called once it has been counted out. `while_ejected` says
+    that it began on a server out of rotation: as its trial, or as the last resort.
+    """
 
-    __slots__ = ("_began", "_by_owner", "_on_end", "ended", "server")
+    __slots__ = ("_began", "_by_owner", "_on_end", "ended", "server", "while_ejected")
 
-    def __init__(self, server: Server, began: int, on_end: Callable[[Server], None], by_owner: bool) -> None:
+    def __init__(
+        self, server: Server, began: int, on_end: Callable[[Server], None], by_owner: bool, *, while_ejected: bool
+    ) -> None:
         self.server = server
+        self.while_ejected = while_ejected
         self._by_owner = by_owner
         self.ended = False
         self._began = began
         self._on_end = on_end
+
+    def content_came(self) -> bool:
+        """Its answer has begun; True when the server is back in rotation for it. Of interest if `while_ejected`."""
+        return not self.ended and self.server.note_content(self._began)
 
     def end(self, blame: Blame, reason: str = "") -> bool:
         """Count out, with what the attempt says about the server; True when this ejects the server."""

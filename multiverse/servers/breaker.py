@@ -1,4 +1,4 @@
-"""When failed requests take a server out of rotation, for how long, and how it comes back: one trial decides.
+"""When failed requests take a server out of rotation, for how long, and how it comes back: one trial's first content.
 
 Knows only requests; probes and the verdict live in server.py. Attempts are ordered by `moment`, a number that grows
 with everything that happens to a server: clocks are too coarse to tell what had begun before an ejection.
@@ -64,15 +64,28 @@ class Breaker:
             return None
         return max(self._until - self._clock.monotonic(), 0.0)
 
-    def begin(self, moment: int) -> None:
-        """An attempt begins; it is the trial if one is due."""
+    def begin(self, moment: int) -> bool:
+        """An attempt begins, and is the trial if one is due; True when the server is ejected: it may find out more."""
+        if self._until is None:
+            return False
         if self.trial_due:
             self._trial_moment = moment
+        return True
 
     def end(self, began: int) -> None:
         """The attempt that began at `began` is over, whatever it found."""
         if self._trial_moment == began:
             self._trial_moment = None
+
+    def content_came(self, began: int) -> bool:
+        """The attempt that began at `began` gets its answer; True when that ends an ejection.
+
+        As a good probe, it ends the wait and not the count: should the answer break off, the server is out for longer.
+        """
+        if self._until is None or self._is_old(began):
+            return False
+        self._until = self._trial_moment = None
+        return True
 
     def succeeded(self, began: int) -> bool:
         """A request was answered well; False when it says nothing, since it was under way before the ejection."""

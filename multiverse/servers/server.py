@@ -30,7 +30,6 @@ __all__ = [
 ]
 
 HEALTHY, UNHEALTHY, UNKNOWN = "healthy", "unhealthy", "unknown"
-
 CONNECT_FAILURE_AVOIDED_SECONDS = 2.0
 
 
@@ -225,11 +224,14 @@ class Server:
     def attempt(self, on_end: Callable[[Server], None], asker: Asker = ANYBODY) -> Attempt:
         """Count one request in, now; `Attempt.end()` counts it out and then calls `on_end`."""
         moment = self._next_moment()
-        self._breaker.begin(moment)
         self.in_flight += 1
         by_owner = self.lending.is_owner(asker)
         self.owners_in_flight += by_owner
-        return Attempt(self, moment, on_end, by_owner)
+        return Attempt(self, moment, on_end, by_owner, while_ejected=self._breaker.begin(moment))
+
+    def note_content(self, began: int) -> bool:
+        """The answer of the attempt of the moment `began` has begun; True when that ends an ejection."""
+        return began >= self._forgotten_moment and self._breaker.content_came(began)
 
     def note_end(self, began: int, blame: Blame, reason: str) -> bool:
         """The attempt of the moment `began` is over; True when this ejects the server."""
