@@ -46,6 +46,11 @@ BROKEN_STREAMS: dict[str, tuple[tuple[Step, ...], frozenset[str], bool]] = {
     "orderly end without an end mark": ((wire.stream_answer(TWO_EVENTS),), TRUNCATED, False),
     "orderly end with half an event": ((wire.stream_answer(TWO_EVENTS + HALF_AN_EVENT),), EITHER, False),
     "connection closed without an end mark": ((wire.STREAM_HEAD_UNTIL_CLOSE + TWO_EVENTS, Fin()), EITHER, False),
+    "half an event that talks of the end": (
+        (wire.stream_answer(TWO_EVENTS + wire.chat_chunk("it ends with [DONE], and so").partition(b", and")[0]),),
+        TRUNCATED,
+        False,
+    ),
     "text that only talks of finishing": (
         (wire.stream_answer(TWO_EVENTS + wire.chat_chunk('"finish_reason":"stop" [DONE]')),),
         TRUNCATED,
@@ -133,6 +138,25 @@ def test_an_error_event_of_the_server_passes_once(
         stream.read_to_end()
     assert stream.response.body == body, "the server's own error event, once, and nothing after it"
     assert stream.response.ended == "orderly"
+
+
+@pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
+def test_done_without_its_blank_line(gateway: GatewayProcess, peer: ScriptedPeer, model: str, ending: bytes) -> None:
+    gateway.register(peer, model)
+    peer.script(wire.stream_answer(TWO_EVENTS + b"data: [DONE]" + ending))
+    with gateway.stream(model) as stream:
+        stream.read_to_end()
+    assert stream.response.body == TWO_EVENTS + wire.DONE
+
+
+def test_a_prompt_that_is_too_long_is_nobodys_failure(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+    registration_id = gateway.register(peer, model)
+    error = {"message": "too long", "type": "invalid_request_error", "param": None, "code": "context_length_exceeded"}
+    peer.always(wire.stream_answer(wire.sse(json.dumps({"error": error}))))
+    for _number in range(3):
+        gateway.chat(model, stream=True)
+    record = gateway.server(registration_id)
+    assert (record["availability"], record["consecutive_failures"]) == ("available", 0)
 
 
 def test_an_ejection_in_the_middle_of_a_stream_is_logged(

@@ -20,6 +20,7 @@ from multiverse.proxy.verdicts import (
     broken_stream_verdict,
     failure_verdict,
     plain_text,
+    reported_error_blame,
     retry_after_seconds,
     server_error,
     without_key,
@@ -343,3 +344,23 @@ def test_which_of_several_the_client_hears() -> None:
     busy, failed = answered(429), answered(500)
     missing_model, missing_route, key = answered(404, error(NAME)), answered(404), answered(401)
     assert busy.weight > failed.weight == key.weight > missing_model.weight == missing_route.weight
+
+
+@pytest.mark.parametrize(
+    ("error", "blame"),
+    [
+        ({"code": 400}, Blame.NONE),
+        ({"code": "429"}, Blame.NONE),
+        ({"status": 422}, Blame.NONE),
+        ({"code": 500, "type": "invalid_request_error"}, Blame.FAILURE),
+        ({"code": "context_length_exceeded", "type": "invalid_request_error"}, Blame.NONE),
+        ({"code": None, "type": "invalid_request_error"}, Blame.NONE),
+        ({"code": "context_length_exceeded", "type": "error"}, Blame.NONE),
+        ({"code": "oom", "type": "server_error"}, Blame.FAILURE),
+        ({"code": True, "type": ["invalid_request_error"]}, Blame.FAILURE),
+        ({"message": "out of memory"}, Blame.FAILURE),
+        ("invalid_request_error", Blame.FAILURE),
+    ],
+)
+def test_an_error_in_a_stream(error: object, blame: Blame) -> None:
+    assert reported_error_blame(error) is blame

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from multiverse.errors import StreamTruncated
 from multiverse.proxy.answer import Answer
 from multiverse.proxy.call import Call
-from multiverse.proxy.meter import Meter, StreamWatch, whole_when
+from multiverse.proxy.meter import DONE_MARK, Meter, StreamWatch, whole_when
 from multiverse.proxy.sse import DONE_EVENT, EventReader, EventTooLarge, has_data
 from multiverse.proxy.verdicts import (
     BROKE_OFF,
@@ -21,6 +21,7 @@ from multiverse.proxy.verdicts import (
     answer_verdict,
     bad_answer_verdict,
     hidden_error_verdict,
+    reported_error_blame,
     without_key,
 )
 from multiverse.servers.server import Blame, Server
@@ -187,10 +188,8 @@ class Relay:
         return self._answer.write(block) if block else None
 
     def _end_after_server_error(self, block: bytes) -> None:
-        error = self._watch.server_error
-        code = error.get("code", error.get("status")) if isinstance(error, dict) else None
-        clients_fault = isinstance(code, int) and 400 <= code < 500
-        self._on_whole(Blame.NONE if clients_fault else Blame.FAILURE, "the server reported an error in its stream")
+        blame = reported_error_blame(self._watch.server_error)
+        self._on_whole(blame, "the server reported an error in its stream")
         self._answer.finish_stream(without_key(block, self._server.registration.api_key))
 
     # -- at its end ----------------------------------------------------------------------------------------------------
@@ -202,8 +201,9 @@ class Relay:
         return self._finish_events() if self._is_events else self._finish_document()
 
     def _finish_events(self) -> Verdict | None:
-        if self._reader.leftover.startswith(b"data:") and b"[DONE]" in self._reader.leftover:
-            self._pass_on(self._reader.leftover.rstrip(b"\r\n") + b"\n\n")
+        leftover = self._reader.leftover.rstrip(b"\r\n")
+        if DONE_MARK.fullmatch(leftover):  # All that it lacks is its blank line.
+            self._pass_on(leftover + b"\n\n")
             if self._answer.finished:
                 return None
         if not self.committed:

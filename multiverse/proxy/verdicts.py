@@ -47,6 +47,16 @@ LONGEST_SERVER_TEXT = 2000
 # With one of them, an `error` is part of an answer: of a response that failed, of one document among several.
 FIELDS_OF_ANSWERS = frozenset({"choices", "content", "data", "id", "object", "output", "results", "text"})
 WRONG_ROUTE = "Unexpected endpoint or method"  # LM Studio, with status 200
+# Errors in an event that are no failure of the server, in OpenAI's words: as `type`, or as `code` that is no status.
+NOBODYS_ERRORS = frozenset(
+    {
+        "invalid_request_error",
+        "context_length_exceeded",
+        "invalid_prompt",
+        "rate_limit_error",
+        "rate_limit_exceeded",
+    }
+)
 ROUTE_IN_TEXT = re.compile(r"/v1/\S*")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
@@ -162,6 +172,22 @@ def hidden_error_verdict(body: bytes, model_name: str) -> Verdict | None:
     if isinstance(error, str) and error.startswith(WRONG_ROUTE):
         return _route_not_offered_verdict()
     return bad_answer_verdict("the server answers with status 200, but only with an error")
+
+
+def reported_error_blame(error: Any) -> Blame:
+    """Whom an error counts against that a server reports in its stream: nobody, where it is the request's.
+
+    A number as `code` (or `status`) is the status it would have been; otherwise OpenAI's words for it decide.
+    """
+    if not isinstance(error, dict):
+        return Blame.FAILURE
+    code = error.get("code", error.get("status"))
+    if isinstance(code, str) and code.isascii() and code.isdigit():
+        code = int(code[:6])
+    if isinstance(code, int):
+        return Blame.NONE if 400 <= code < 500 else Blame.FAILURE
+    words = [word for word in (code, error.get("type")) if isinstance(word, str)]
+    return Blame.FAILURE if NOBODYS_ERRORS.isdisjoint(words) else Blame.NONE
 
 
 def answer_verdict(status: int, headers: dict[str, str], body: bytes, model_name: str) -> Verdict:
