@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ import tornado.netutil
 from multiverse import errors
 from multiverse.config import load_config
 from multiverse.gateway import Gateway
-from multiverse.proxy.forward import Forwarding
+from multiverse.proxy.forwarding import Forwarding
+from multiverse.web.app import make_server
 from multiverse.web.dispatch import GatewayApplication
 from multiverse.web.front.door import ClientLimits, FrontDoor
 from multiverse.web.handlers.base import GatewayHandler
@@ -408,6 +410,38 @@ async def test_an_unforeseen_fault(
     assert record.exc_info is not None
     assert "planted-detail" in str(record.exc_info[1]), "who finds it in the log"
     assert record.__dict__["fields"]["request_id"] == answer.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize("fails", ["limit", "row", "story"])
+async def test_a_fault_at_the_end_of_a_request_leaks_nothing(
+    fails: str, tmp_path: Path, peer: ScriptedPeer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_arguments: object) -> None:
+        raise RuntimeError("planted-detail")
+
+    environ = {"ADMIN_API_KEY": ADMIN_KEY, "DATABASE_URL": f"sqlite:///{tmp_path}/gateway.db"}
+    async with Gateway(load_config(environ, dotenv_path=None)) as gateway:
+        server = make_server(gateway)
+        (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
+        await server.accept_on([listener])
+        address, client = f"http://127.0.0.1:{listener.getsockname()[1]}", tornado.httpclient.AsyncHTTPClient()
+        body = json.dumps({"model_name": "m", "endpoint_url": peer.url})
+        headers = {"X-API-Key": ADMIN_KEY, "Content-Type": "application/json"}
+        await client.fetch(f"{address}/admin/register", method="POST", headers=headers, body=body)
+        (registered,) = gateway.registry.servers
+        with monkeypatch.context() as broken:
+            place = {"limit": gateway.allowances, "row": gateway.store, "story": gateway.proxy}[fails]
+            broken.setattr(place, {"limit": "spend", "row": "queue_usage", "story": "on_end"}[fails], fault)
+            url = f"{address}/v1/chat/completions"
+            answer = await client.fetch(
+                url, method="POST", headers=headers, body=wire.chat_body("m"), raise_error=False
+            )
+        assert (answer.code, registered.in_flight, gateway.proxy.under_way) == (500, 0, set())
+        assert gateway.usage.in_flight == 0
+        server.stop()
+        await server.close_all_connections()
+        listener.close()
+    assert "planted-detail" in caplog.text
 
 
 @pytest.mark.expected_in_log("Traceback (most recent call last)")

@@ -56,25 +56,27 @@ class Account:
         self.record.first_token_ms = self._milliseconds_since(self._call.started_seconds)
 
     def settle(self, attempts: int) -> None:
-        """The request is over: hand its row over."""
+        """The request is over: hand its row over, and give up its place among its key's, whatever fails."""
         record, meter = self.record, self.meter
-        if self._server is not None and record.first_token_ms is not None:
-            meter.estimate(len(self._call.body), self._server.registration.context_length)
-        record.attempts = attempts
-        record.total_ms = self._milliseconds_since(self._call.started_seconds)
-        record.prompt_tokens = meter.prompt_tokens
-        record.completion_tokens = meter.completion_tokens
-        record.tokens_estimated = meter.estimated
-        if self._call.allowance is not None:
-            self._call.allowance.leave()
-        tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
-        self._allowances.spend(self._call.asker, tokens)
-        if self._server is not None and tokens:
-            self._server.lending.spend(record.started_at, tokens)
-        if attempts:
-            # A server that reports nothing has worked all the same.
-            self._shares.spend(self._call.asker, tokens or round(USUAL_TOKENS))
-        self._usage.ended(record)
+        try:
+            if self._server is not None and record.first_token_ms is not None:
+                meter.estimate(len(self._call.body), self._server.registration.context_length)
+            record.attempts = attempts
+            record.total_ms = self._milliseconds_since(self._call.started_seconds)
+            record.prompt_tokens = meter.prompt_tokens
+            record.completion_tokens = meter.completion_tokens
+            record.tokens_estimated = meter.estimated
+            tokens = (record.prompt_tokens or 0) + (record.completion_tokens or 0)
+            self._allowances.spend(self._call.asker, tokens)
+            if self._server is not None and tokens:
+                self._server.lending.spend(record.started_at, tokens)
+            if attempts:
+                # A server that reports nothing has worked all the same.
+                self._shares.spend(self._call.asker, tokens or round(USUAL_TOKENS))
+        finally:
+            if self._call.allowance is not None:
+                self._call.allowance.leave()
+            self._usage.ended(record)
 
     def _milliseconds_since(self, moment: float) -> float:
         return round((self._clock.monotonic() - moment) * 10_000) / 10

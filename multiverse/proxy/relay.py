@@ -1,7 +1,7 @@
 """One attempt's answer on its way from a server to the client: recognise it, commit, relay, know whether it was whole.
 
 Called by the transport as bytes arrive. Per event there is framing and a write: no JSON, no log, no await. Which server
-is asked, and what follows from a failure, is decided in forward.py.
+is asked, and what follows from a failure, is decided in forwarding.py.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Relay:
 
     def __init__(
         self,
+        *,
         call: Call,
         server: Server,
         answer: Answer,

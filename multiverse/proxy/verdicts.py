@@ -1,7 +1,7 @@
 """What a server's answer or failure means: may another server be tried, who is to blame, what would the client be told.
 
-The table of docs/api.md, "Commit", as pure functions. Nothing is decided twice: relay.py collects what came, forward.py
-acts on the `Verdict`.
+The table of docs/api.md, "Commit", as pure functions. Nothing is decided twice: relay.py collects what came,
+forwarding.py acts on the `Verdict`.
 """
 
 from __future__ import annotations

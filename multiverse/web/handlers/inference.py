@@ -20,7 +20,7 @@ from multiverse.errors import (
 from multiverse.people.allowances import Allowance
 from multiverse.people.keys import NOBODY, Caller
 from multiverse.proxy.call import Call, read_body
-from multiverse.proxy.forward import Forwarding
+from multiverse.proxy.forwarding import Forwarding
 from multiverse.servers.aliases import Aliases
 from multiverse.servers.lending import Asker
 from multiverse.servers.server import Server
