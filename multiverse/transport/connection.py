@@ -36,9 +36,8 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.inlet: asyncio.Transport | None = None
         self.alarm = Alarm(loop)
-        self.idle_until = 0.0
-        self.closed = False
-        self.spoke_first = False
+        self.idle_since = self.idle_until = 0.0
+        self.closed = self.spoke_first = False
         self._pool = pool
         self._loop = loop
         self._now = loop.time
@@ -46,9 +45,8 @@ class Connection(asyncio.Protocol):
         self._decoder: ContentDecoder | None = None
         self._head_delivered = False
         self._hold: asyncio.Future[None] | None = None
-        self._hold_is_ours = False
+        self._hold_is_ours = self._paused = False
         self._end_after_hold: TransportError | None = None
-        self._paused = False
         self._discarded_bytes = 0
         self._discard_timer: asyncio.TimerHandle | None = None
         self._poller: select.poll | None = None
@@ -157,6 +155,8 @@ class Connection(asyncio.Protocol):
 
     def _end_badly(self, exchange: Exchange, error: TransportError) -> None:
         """Fail, but not before the caller is done with what it has got: as an orderly end, this one waits for it."""
+        if exchange.reused and not self._head_delivered:
+            self._pool.crossed(self, exchange.sent_at)
         if self._hold is None or self.exchange is not exchange:
             exchange.fail(error)
         elif self._end_after_hold is None:

@@ -1,12 +1,14 @@
 """Open connections that wait for their next request, by server.
 
 Only connections in perfect order come in here; what "in order" means is connection.py's business. The last one in is
-the first one out, so that the others grow old and are closed.
+the first one out, so that the others grow old and are closed. A server that closes one while it could still be used
+teaches how long it keeps them: a request that meets such an end on its way is lost, for nothing is sent twice.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +16,14 @@ if TYPE_CHECKING:
 
 MAX_IDLE_PER_ENDPOINT = 64
 REAP_SECONDS = 1.0
+# Of the time after which a server has closed a connection, how much the next ones are kept; the rest is for the way.
+SAFE_FRACTION = 0.5
+# Servers are also closed by hand; what is learned of that shall not cost every request a connection of its own.
+SHORTEST_LESSON_SECONDS = 0.25
+LESSON_SECONDS = 900.0
+MAX_LESSONS = 1024
+# A connection that ends so soon after a request was written, without an answer, was being closed already.
+CROSSING_SECONDS = 1.0
 
 PoolKey = tuple[str, str, int]
 
@@ -27,6 +37,7 @@ class Pool:
         self._idle: dict[PoolKey, list[Connection]] = {}
         self._reaper: asyncio.TimerHandle | None = None
         self._closed = False
+        self._lessons: dict[PoolKey, tuple[float, float]] = {}  # How long to keep them, until when; oldest first.
         self.connections: set[Connection] = set()
 
     @property
@@ -39,21 +50,26 @@ class Pool:
         waiting = self._idle.get(key)
         while waiting:
             connection = waiting.pop()
-            if connection.idle_until > self._loop.time() and connection.usable and not connection.has_unread_bytes():
-                return connection
+            if connection.idle_until > self._loop.time():
+                if connection.usable and not connection.has_unread_bytes():
+                    return connection
+                self._learn(connection, self._loop.time())
             connection.close()
         return None
 
     def keep(self, connection: Connection, *, at_most_seconds: float) -> None:
         """Take `connection` back, or close it when it would not be of use."""
         seconds = min(self._idle_seconds, at_most_seconds)
+        if connection.key in self._lessons:
+            seconds = min(seconds, self._lesson(connection.key))
         waiting = self._idle.get(connection.key)
         if waiting is None:
             waiting = self._idle[connection.key] = []
         if self._closed or seconds <= 0 or len(waiting) >= MAX_IDLE_PER_ENDPOINT:
             connection.close()
             return
-        connection.idle_until = self._loop.time() + seconds
+        connection.idle_since = self._loop.time()
+        connection.idle_until = connection.idle_since + seconds
         waiting.append(connection)
         if self._reaper is None:
             self._reaper = self._loop.call_later(REAP_SECONDS, self._reap)
@@ -64,6 +80,33 @@ class Pool:
         waiting = self._idle.get(connection.key)
         if waiting and connection in waiting:
             waiting.remove(connection)
+            self._learn(connection, self._loop.time())
+
+    def crossed(self, connection: Connection, sent_at: float) -> None:
+        """`connection`, which had been idle before `sent_at`, has ended before the head of an answer."""
+        if self._loop.time() - sent_at < CROSSING_SECONDS:
+            self._learn(connection, sent_at)
+
+    def _learn(self, connection: Connection, ended_at: float) -> None:
+        """The server has closed `connection`, which was idle until `ended_at`; past its time that means nothing."""
+        if ended_at >= connection.idle_until:
+            return
+        key, seconds = connection.key, (ended_at - connection.idle_since) * SAFE_FRACTION
+        seconds = min(max(seconds, SHORTEST_LESSON_SECONDS), self._lesson(key))
+        self._lessons.pop(key, None)
+        if len(self._lessons) >= MAX_LESSONS:
+            del self._lessons[next(iter(self._lessons))]
+        self._lessons[key] = seconds, self._loop.time() + LESSON_SECONDS
+        for other in self._idle.get(key, ()):
+            other.idle_until = min(other.idle_until, other.idle_since + seconds)
+
+    def _lesson(self, key: PoolKey) -> float:
+        """For how long connections of `key` are safe to keep, as far as has been learned."""
+        seconds, until = self._lessons.get(key, (math.inf, math.inf))
+        if until > self._loop.time():
+            return seconds
+        del self._lessons[key]
+        return math.inf
 
     def close(self) -> None:
         """Close every connection, and those to come as they are given back."""

@@ -8,10 +8,12 @@ import time
 
 import pytest
 
+from multiverse.transport import pool
 from multiverse.transport.failures import Disconnected
 from multiverse.transport.http import StreamingHTTPClient
 from tests import wire
-from tests.operations import Fin, Hold, Reset, Sleep, Step
+from tests.conftest import StartPeer
+from tests.operations import Fin, Hold, Reset, Script, Sleep, Step
 from tests.peers import ScriptedPeer
 from tests.transport.asking import ask, begin, request_to
 from tests.transport.conftest import MakeClient
@@ -82,6 +84,69 @@ async def test_nor_is_one_that_closed_in_this_very_turn(client: StreamingHTTPCli
         assert not (await ask(client, peer)).reused_connection
         peer.close_idle_connections()
         await soon(lambda: client.idle_count == 0, "the end is noticed")
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+async def test_a_server_s_own_limit_is_learned(
+    make_client: MakeClient, peer: ScriptedPeer, monkeypatch: pytest.MonkeyPatch, noticed: bool
+) -> None:
+    """A request that meets the end of its connection on the way is lost, and may not be sent again."""
+    monkeypatch.setattr(pool, "SHORTEST_LESSON_SECONDS", 0.05)
+    monkeypatch.setattr(pool, "LESSON_SECONDS", 0.5)
+    client = make_client(idle_seconds=60.0)
+    await ask(client, peer)
+    if noticed:
+        peer.script(wire.answer(b"ok"), Sleep(0.2), Fin())
+        await ask(client, peer)
+        await soon(lambda: client.idle_count == 0, "the server has closed it after 0.2 s")
+    else:
+        await asyncio.sleep(0.2)
+        peer.script(Reset())
+        with pytest.raises(Disconnected):
+            await ask(client, peer)
+    await ask(client, peer)
+    assert (await ask(client, f"http://localhost:{peer.port}")).code == 200
+    await asyncio.sleep(0.15)
+    assert (await ask(client, f"http://localhost:{peer.port}")).reused_connection, (
+        "another endpoint may be another server"
+    )
+    assert not (await ask(client, peer)).reused_connection, "kept for half as long as that"
+    assert (await ask(client, peer)).reused_connection
+    await asyncio.sleep(0.4)
+    await ask(client, peer)
+    await asyncio.sleep(0.15)
+    assert (await ask(client, peer)).reused_connection, "a lesson is forgotten in the end"
+
+
+async def test_lessons_are_bounded_and_never_make_connections_useless(
+    make_client: MakeClient, start_peer: StartPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "MAX_LESSONS", 2)
+    client = make_client(idle_seconds=60.0)
+    peers = [start_peer(Script(wire.answer(b"ok"), Fin())) for _number in range(3)]
+    for server in peers:
+        await ask(client, server)
+        await soon(lambda: not server.open_connections(), "it closes at once, and never says so")  # noqa: B023
+        server.always(wire.answer(b"ok"))
+        await ask(client, server)
+        assert (await ask(client, server)).reused_connection, "a restart looks the same: the next ones are kept a while"
+    await asyncio.gather(*(ask(client, server) for server in peers))
+    await asyncio.sleep(pool.SHORTEST_LESSON_SECONDS + 0.05)
+    kept = [(await ask(client, server)).reused_connection for server in peers]
+    assert kept == [True, False, False], "of the first it has been forgotten"
+
+
+async def test_what_ends_in_the_middle_of_an_answer_teaches_nothing(
+    make_client: MakeClient, peer: ScriptedPeer
+) -> None:
+    client = make_client(idle_seconds=60.0)
+    await ask(client, peer)
+    peer.script(wire.head(200, [("Content-Length", "9")]) + b"x", Reset())
+    with pytest.raises(Disconnected):
+        await ask(client, peer)
+    await ask(client, peer)
+    await asyncio.sleep(pool.SHORTEST_LESSON_SECONDS + 0.05)
+    assert (await ask(client, peer)).reused_connection
 
 
 @pytest.mark.parametrize(
