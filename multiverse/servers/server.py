@@ -75,8 +75,7 @@ class Server:
         self.probe_failures = 0
         self._probe_successes = 0
         self._breaker = Breaker(self._settings, self._clock)
-        self.last_byte_seconds = float("-inf")
-        self.last_failed_seconds = float("-inf")
+        self.last_byte_seconds = self.last_failed_seconds = float("-inf")
         self._busy_until, self._busy_word = 0.0, "busy"
         self._avoided_until = 0.0
         self._skipped_moment = 0
