@@ -296,7 +296,7 @@ def test_the_usage_of_a_stream_of_messages() -> None:
     seen.observe(event({"type": "message_start", "message": {"usage": {"input_tokens": 25, "output_tokens": 1}}}))
     seen.observe(event({"type": "content_block_delta", "delta": {"text": '"usage":{"input_tokens":9}'}}))
     seen.observe(event({"type": "message_delta", "usage": {"output_tokens": 15}}))
-    assert (seen.meter.prompt_tokens, seen.meter.completion_tokens, seen.meter.reported) == (25, 15, True)
+    assert (seen.meter.prompt_tokens, seen.meter.completion_tokens) == (25, 15)
 
 
 @pytest.mark.parametrize(("events", "tokens"), [(0, None), (1, 1), (2, 1), (3, 1), (12, 10)])
