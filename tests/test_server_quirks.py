@@ -433,9 +433,12 @@ def test_an_error_with_status_200(
     assert good.requests
 
 
-def test_a_mistake_with_status_200_is_the_clients(gateway: GatewayProcess, peer: ScriptedPeer, model: str) -> None:
+@pytest.mark.parametrize("code", [400, "context_length_exceeded"])
+def test_a_mistake_with_status_200_is_the_clients(
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str, code: object
+) -> None:
     registration_id = gateway.register(peer, model)
-    document = {"error": {"message": "messages must alternate", "code": 400}}
+    document = {"error": {"message": "messages must alternate", "code": code}}
     peer.always(wire.json_answer(document))
     answer = gateway.chat(model)
     assert (answer.status, answer.json()) == (400, document)

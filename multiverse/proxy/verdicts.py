@@ -48,15 +48,8 @@ LONGEST_SERVER_TEXT = 2000
 FIELDS_OF_ANSWERS = frozenset({"choices", "content", "data", "id", "object", "output", "results", "text"})
 WRONG_ROUTE = "Unexpected endpoint or method"  # LM Studio, with status 200
 # Errors in an event that are no failure of the server, in OpenAI's words: as `type`, or as `code` that is no status.
-NOBODYS_ERRORS = frozenset(
-    {
-        "invalid_request_error",
-        "context_length_exceeded",
-        "invalid_prompt",
-        "rate_limit_error",
-        "rate_limit_exceeded",
-    }
-)
+REQUESTS_ERRORS = frozenset({"invalid_request_error", "context_length_exceeded", "invalid_prompt"})
+NOBODYS_ERRORS = REQUESTS_ERRORS | {"rate_limit_error", "rate_limit_exceeded"}
 ROUTE_IN_TEXT = re.compile(r"/v1/\S*")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
@@ -171,6 +164,8 @@ def hidden_error_verdict(body: bytes, model_name: str) -> Verdict | None:
         return answer_verdict(code, {}, body, model_name)
     if isinstance(error, str) and error.startswith(WRONG_ROUTE):
         return _route_not_offered_verdict()
+    if isinstance(error, dict) and not REQUESTS_ERRORS.isdisjoint(_words_of(error)):
+        return answer_verdict(400, {}, body, model_name)
     return bad_answer_verdict("the server answers with status 200, but only with an error")
 
 
@@ -186,8 +181,11 @@ def reported_error_blame(error: Any) -> Blame:
         code = int(code[:6])
     if isinstance(code, int):
         return Blame.NONE if 400 <= code < 500 else Blame.FAILURE
-    words = [word for word in (code, error.get("type")) if isinstance(word, str)]
-    return Blame.FAILURE if NOBODYS_ERRORS.isdisjoint(words) else Blame.NONE
+    return Blame.FAILURE if NOBODYS_ERRORS.isdisjoint(_words_of(error)) else Blame.NONE
+
+
+def _words_of(error: dict[str, Any]) -> list[str]:
+    return [word for word in (error.get("code"), error.get("type")) if isinstance(word, str)]
 
 
 def answer_verdict(status: int, headers: dict[str, str], body: bytes, model_name: str) -> Verdict:
