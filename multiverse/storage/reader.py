@@ -6,6 +6,7 @@ report over years delays no registration and no /health. Only `end` may be calle
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ STEPS_BETWEEN_LOOKS: Final = 20_000
 
 
 class Reader:
-    """Reads the database at `path`, which the writer has opened; connects when it is first asked."""
+    """Reads the database at `path`, which the writer has opened; connects when it is first asked, or told to."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,6 +33,11 @@ class Reader:
     def ended(self) -> bool:
         """Whether nothing is read any more."""
         return self._ended
+
+    def connect(self) -> None:
+        """Opens its files while the process may still open some; a failure is told by the first that reads."""
+        with contextlib.suppress(sqlite3.Error):
+            self.read(lambda database: database.execute("SELECT count(*) FROM sqlite_master").fetchone())
 
     def read(self, job: Callable[[Database], Answer]) -> Answer:
         """What `job` reads. Raises `sqlite3.Error`; after `end`, always."""

@@ -105,6 +105,8 @@ class Store:
         self._executor = executor
         self._reader = Reader(self._path)
         self._reports_executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="multiverse-store-reports")
+        if self._writer.has_log:
+            self._reports_executor.submit(self._reader.connect)
         self._flusher = asyncio.create_task(self._flush_regularly())
 
     async def close(self) -> None:
