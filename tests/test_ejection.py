@@ -214,6 +214,35 @@ def test_a_trial_that_flows_lets_the_others_in(start_gateway: StartGateway, star
         assert (trial.done, other.read_response().text) == (True, full.name)
 
 
+def test_a_trial_that_begins_with_an_error_lets_nobody_in(
+    start_gateway: StartGateway, start_peer: StartPeer, model: str
+) -> None:
+    """Nor does anybody pay for it: no content has come."""
+    gateway = start_gateway(HEALTH_CHECK_INTERVAL_SECONDS=NO_PROBES, EJECT_SECONDS=0.6, MAX_CONSECUTIVE_FAILURES=1)
+    tried, full, hold = start_peer(), start_peer(), Hold()
+    registration_id = gateway.register(tried, model, max_concurrency=3)
+    tried.script(BOOM)
+    tried.always(wire.stream_answer(wire.sse('{"error": {"message": "out of memory", "code": "oom"}}')))
+    assert gateway.chat(model).status == 502
+    gateway.register(full, model, max_concurrency=1)
+    full.script(hold, AnswerChat())
+    with contextlib.ExitStack() as clients:
+        first, *others = (clients.enter_context(gateway.client()) for _number in range(3))
+        first.request("POST", "/v1/chat/completions", wire.chat_body(model))
+        full.wait_for_requests()
+        for waiting in others:
+            waiting.request("POST", "/v1/chat/completions", wire.chat_body(model, stream=True))
+        eventually(lambda: len(tried.requests) == 2, "the trial")
+        eventually(lambda: gateway.server(registration_id)["availability"] == "ejected", "it has failed")
+        assert gateway.stats()["requests"]["queued"] == 1, "the other one still waits"
+        hold.release()
+        assert first.read_response().status == 200
+        texts = [waiting.read_response().body for waiting in others]
+    assert sum(b"out of memory" in text for text in texts) == 1
+    report = gateway.admin("GET", f"/admin/usage?registration_id={registration_id}").json()["totals"]
+    assert (report["requests"], report["prompt_tokens"], report["completion_tokens"]) == (2, 0, 0)
+
+
 def test_failures_must_be_in_a_row(gateway: GatewayProcess, start_peer: StartPeer, model: str) -> None:
     bad, good = start_peer(), start_peer()
     registration_id, _ = gateway.register(bad, model), gateway.register(good, model)

@@ -82,6 +82,27 @@ def test_what_cannot_be_registered_keeps_nothing_else_out(
     assert "Not registered: 2" in answer.json()["message"]
 
 
+def test_one_model_does_not_take_the_place_of_another(
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str, student: Headers
+) -> None:
+    peer.model_names[:] = [f"{model} \u5343", f"{model} \u4e66", f"{model}-", f"{model}--"]
+    for _time in range(2):
+        answer = post(gateway, PATH, {"ports": [peer.port]}, student).json()
+        assert [(server["model_name"], server["served_model_name"]) for server in answer["servers"]] == [
+            (f"{model}-", None), (f"{model}--", None),
+        ]  # fmt: skip
+        assert [failure["model_name"] for failure in answer["not_registered"]] == [f"{model} \u4e66", f"{model} \u5343"]
+
+
+def test_what_is_paused_is_not_told_to_be_lent(
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str, student: Headers
+) -> None:
+    peer.model_names[:] = [model]
+    (server,) = post(gateway, PATH, {"ports": [peer.port]}, student).json()["servers"]
+    post(gateway, f"/admin/servers/{server['registration_id']}/pause", {}, student)
+    assert "1 can take no requests yet" in post(gateway, PATH, {"ports": [peer.port]}, student).json()["message"]
+
+
 def test_an_address_of_a_tunnel_may_be_sent(
     gateway: GatewayProcess, peer: ScriptedPeer, model: str, student: Headers
 ) -> None:
@@ -89,6 +110,13 @@ def test_an_address_of_a_tunnel_may_be_sent(
     assert lent(post(gateway, PATH, {"endpoint_url": f"{peer.url}/v1/"}, student)) == [model]
     assert_error(post(gateway, PATH, {"endpoint_url": peer.url, "ports": [1]}, student), "invalid_request", "ports")
     assert_error(post(gateway, PATH, {"endpoint_url": "laptop"}, student), "invalid_request", "endpoint_url")
+
+
+def test_a_key_goes_to_one_server(gateway: GatewayProcess, peer: ScriptedPeer, student: Headers) -> None:
+    for where in ({}, {"ports": [NOBODYS_PORT, peer.port]}):
+        answer = post(gateway, PATH, {**where, "api_key": PLANTED_SERVER_KEY}, student)
+        assert_error(answer, "invalid_request", "api_key")
+    assert not peer.connections
 
 
 def test_nothing_is_there(gateway: GatewayProcess, peer: ScriptedPeer, student: Headers) -> None:

@@ -229,7 +229,7 @@ def test_the_usage_of_a_response() -> None:
         (wire.chat_completion(), True, (3, 2)),
         ({"usage": {"input_tokens": 3, "output_tokens": 2}}, True, (3, 2)),
         ({"usage": {"prompt_tokens": 3}}, True, (3, None)),
-        ({"message": {"usage": {"input_tokens": 3, "output_tokens": 2}}}, True, (3, 2)),
+        ({"message": {"usage": {"input_tokens": 3, "output_tokens": 2}}}, True, (3, None)),
         ({"message": "hi", "usage": {"prompt_tokens": 3}}, True, (3, None)),
         ({"message": {"usage": "many"}}, True, (None, None)),
         ({"usage": {"prompt_tokens": 0, "completion_tokens": 0}}, True, (0, 0)),
@@ -297,6 +297,15 @@ def test_the_usage_of_a_stream_of_messages() -> None:
     seen.observe(event({"type": "content_block_delta", "delta": {"text": '"usage":{"input_tokens":9}'}}))
     seen.observe(event({"type": "message_delta", "usage": {"output_tokens": 15}}))
     assert (seen.meter.prompt_tokens, seen.meter.completion_tokens) == (25, 15)
+
+
+def test_a_stream_of_messages_that_was_left_is_counted_by_its_events() -> None:
+    seen = watch(OTHER)
+    seen.observe(event({"type": "message_start", "message": {"usage": {"input_tokens": 25, "output_tokens": 1}}}))
+    for _number in range(11):
+        seen.observe(event({"type": "content_block_delta", "delta": {"text": "word"}}))
+    seen.meter.estimate(400)
+    assert (seen.meter.prompt_tokens, seen.meter.completion_tokens, seen.meter.estimated) == (25, 10, True)
 
 
 @pytest.mark.parametrize(("events", "tokens"), [(0, None), (1, 1), (2, 1), (3, 1), (12, 10)])

@@ -414,6 +414,8 @@ HIDDEN_ERRORS = {
     "an object": ({"error": {"message": "Provider returned error"}, "user_id": "u"}, "server_error"),
     "with a status of its own": ({"error": {"message": "down", "code": 502}}, "server_error"),
     "busy": ({"error": {"message": "Rate limit exceeded", "code": 429}}, "overloaded"),
+    "busy, in words": ({"error": {"message": "Slow down", "type": "rate_limit_error", "code": None}}, "overloaded"),
+    "busy, by its status": ({"error": {"message": "Slow down", "status": 429, "code": None}}, "overloaded"),
     "loading": ({"error": {"message": "Loading model", "code": 503}}, "model_loading"),
 }
 
@@ -433,7 +435,7 @@ def test_an_error_with_status_200(
     assert good.requests
 
 
-@pytest.mark.parametrize("code", [400, "context_length_exceeded"])
+@pytest.mark.parametrize("code", [400, "400", "context_length_exceeded"])
 def test_a_mistake_with_status_200_is_the_clients(
     gateway: GatewayProcess, peer: ScriptedPeer, model: str, code: object
 ) -> None:

@@ -19,7 +19,7 @@ from multiverse.servers.server import Server
 class Account:
     """The row of one request; `meter` reads its tokens. `settle()` is called once, at its end."""
 
-    __slots__ = ("_allowances", "_call", "_clock", "_server", "_shares", "_usage", "meter", "record")
+    __slots__ = ("_allowances", "_call", "_clock", "_has_content", "_server", "_shares", "_usage", "meter", "record")
 
     def __init__(self, call: Call, *, usage: Usage, allowances: Allowances, shares: Shares, clock: Clock) -> None:
         self._call = call
@@ -28,6 +28,7 @@ class Account:
         self._shares = shares
         self._clock = clock
         self._server: Server | None = None
+        self._has_content = False
         self.meter = Meter()
         self.record = UsageRecord(
             request_id=call.request_id,
@@ -51,15 +52,16 @@ class Account:
         """The request was in the queue since `entered_seconds` (monotonic)."""
         self.record.queue_ms += self._milliseconds_since(entered_seconds)
 
-    def committed(self) -> None:
-        """The first event goes out."""
+    def committed(self, *, is_content: bool) -> None:
+        """The first event goes out; when it is an error, nobody has worked."""
+        self._has_content = is_content
         self.record.first_token_ms = self._milliseconds_since(self._call.started_seconds)
 
     def settle(self, attempts: int) -> None:
         """The request is over: hand its row over, and give up its place among its key's, whatever fails."""
         record, meter = self.record, self.meter
         try:
-            if self._server is not None and record.first_token_ms is not None:
+            if self._server is not None and self._has_content:
                 meter.estimate(len(self._call.body), self._server.registration.context_length)
             record.attempts = attempts
             record.total_ms = self._milliseconds_since(self._call.started_seconds)

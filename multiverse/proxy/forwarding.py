@@ -259,10 +259,10 @@ class Forwarding:
 
     # -- what follows --------------------------------------------------------------------------------------------------
 
-    def _on_commit(self) -> None:
-        self._account.committed()
+    def _on_commit(self, is_content: bool) -> None:
+        self._account.committed(is_content=is_content)
         attempt = self._attempt
-        if attempt is not None and attempt.while_ejected and attempt.content_came():
+        if is_content and attempt is not None and attempt.while_ejected and attempt.content_came():
             self._proxy.queue.serve(attempt.server.registration.model_name)  # Its other slots are free again.
         if self._exchange is not None and not self._exchange.done():
             self._exchange.content_came(self._proxy.settings.stream_idle_timeout_seconds)

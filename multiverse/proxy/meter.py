@@ -107,7 +107,9 @@ class Meter:
         usage = found.usage or (found.response.usage if found.response else None)
         if usage is None and found.message:
             with contextlib.suppress(msgspec.DecodeError, RecursionError):
-                usage = WITH_INNER_USAGE.decode(found.message).usage
+                begun = WITH_INNER_USAGE.decode(found.message).usage
+                # The completion has only begun there, and may never come to its last report.
+                usage = begun and TokenCounts(prompt_tokens=begun.prompt_tokens, input_tokens=begun.input_tokens)
         if usage is not None:
             self._take_over(usage)
         return True

@@ -49,8 +49,9 @@ class Refused(Exception):
 class Relay:
     """The answer of one server to one attempt.
 
-    `on_commit()` is called before the first event goes out, `on_whole(blame, reason)` before the last byte does: the
-    attempt must be counted out by then, so that a client's next request finds the slot free.
+    `on_commit(is_content)` is called before the first event goes out, which may be an error; `on_whole(blame, reason)`
+    before the last byte does: the attempt must be counted out by then, so that a client's next request finds the slot
+    free.
     """
 
     # There once the answer is known to be one of events; most plain answers never need them.
@@ -67,7 +68,7 @@ class Relay:
         settings: ForwardSettings,
         client_headers: dict[str, str],
         drops_usage: bool,
-        on_commit: Callable[[], None],
+        on_commit: Callable[[bool], None],
         on_whole: Callable[[Blame, str], None],
     ) -> None:
         self._call = call
@@ -168,6 +169,7 @@ class Relay:
             raise AnswerTooLarge()
 
     def _pass_on(self, block: bytes) -> Awaitable[None] | None:
+        watch = self._watch
         if not self.committed:
             self._collect(block)
             if not has_data(block):
@@ -175,10 +177,11 @@ class Relay:
             block = b"".join(self._collected)
             self._collected = []
             self.committed = True
-            self._on_commit()
+            block = watch.observe(block)
+            self._on_commit(watch.server_error is None)
             self._answer.start_stream(self._client_headers)
-        watch = self._watch
-        block = watch.observe(block)
+        else:
+            block = watch.observe(block)
         if watch.server_error is not None:
             self._end_after_server_error(block)
             return None
@@ -223,7 +226,7 @@ class Relay:
         registration = self._server.registration
         asked_for = registration.served_model_name or registration.model_name
         if self._is_good and not self._is_audio and self._meter.read_usage(body):
-            hidden = hidden_error_verdict(without_key(body, registration.api_key), asked_for)
+            hidden = hidden_error_verdict(body, asked_for, registration.api_key) if b'"error"' in body else None
             if hidden is not None:
                 return hidden
             headers = JSON_HEADERS
@@ -234,7 +237,7 @@ class Relay:
         else:
             return bad_answer_verdict("the server's answer is not valid JSON")
         self.committed = True
-        self._on_commit()
+        self._on_commit(True)
         self._on_whole(Blame.SUCCESS, "")
         self._answer.send_whole(head.status, {**headers, **self._client_headers}, body)
         return None

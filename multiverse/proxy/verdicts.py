@@ -145,13 +145,12 @@ def bad_answer_verdict(reason: str) -> Verdict:
     return Verdict(ServerFailed(FAILED), reason)
 
 
-def hidden_error_verdict(body: bytes, model_name: str) -> Verdict | None:
+def hidden_error_verdict(body: bytes, model_name: str, api_key: str | None = None) -> Verdict | None:
     """What a 200 means whose JSON is an error and nothing else; None for an answer.
 
-    Libraries would take it for an answer without content. Where it carries a status of its own, that one counts.
+    Libraries would take it for an answer without content. Where it carries a status of its own, that one counts. What
+    goes on of it has no `api_key` in it.
     """
-    if b'"error"' not in body:
-        return None
     try:
         found = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         error = msgspec.json.decode(found.get("error", b"null"))
@@ -159,13 +158,16 @@ def hidden_error_verdict(body: bytes, model_name: str) -> Verdict | None:
         return None
     if not error or not FIELDS_OF_ANSWERS.isdisjoint(found):
         return None
-    code = error.get("code", error.get("status")) if isinstance(error, dict) else None
-    if isinstance(code, int) and 400 <= code <= 599:
-        return answer_verdict(code, {}, body, model_name)
+    status = _status_of(error) if isinstance(error, dict) else None
+    if status is not None and 400 <= status <= 599:
+        return answer_verdict(status, {}, without_key(body, api_key), model_name)
     if isinstance(error, str) and error.startswith(WRONG_ROUTE):
         return _route_not_offered_verdict()
-    if isinstance(error, dict) and not REQUESTS_ERRORS.isdisjoint(_words_of(error)):
-        return answer_verdict(400, {}, body, model_name)
+    words = _words_of(error) if isinstance(error, dict) else []
+    if not REQUESTS_ERRORS.isdisjoint(words):
+        return answer_verdict(400, {}, without_key(body, api_key), model_name)
+    if not NOBODYS_ERRORS.isdisjoint(words):
+        return answer_verdict(429, {}, without_key(body, api_key), model_name)
     return bad_answer_verdict("the server answers with status 200, but only with an error")
 
 
@@ -176,12 +178,19 @@ def reported_error_blame(error: Any) -> Blame:
     """
     if not isinstance(error, dict):
         return Blame.FAILURE
-    code = error.get("code", error.get("status"))
-    if isinstance(code, str) and code.isascii() and code.isdigit():
-        code = int(code[:6])
-    if isinstance(code, int):
-        return Blame.NONE if 400 <= code < 500 else Blame.FAILURE
+    status = _status_of(error)
+    if status is not None:
+        return Blame.NONE if 400 <= status < 500 else Blame.FAILURE
     return Blame.FAILURE if NOBODYS_ERRORS.isdisjoint(_words_of(error)) else Blame.NONE
+
+
+def _status_of(error: dict[str, Any]) -> int | None:
+    for told in (error.get("code"), error.get("status")):
+        if isinstance(told, str) and told.isascii() and told.isdigit():
+            return int(told[:6])
+        if isinstance(told, int):
+            return told
+    return None
 
 
 def _words_of(error: dict[str, Any]) -> list[str]:

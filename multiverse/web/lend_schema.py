@@ -43,6 +43,9 @@ class LendSchema(UpdateSchema):
     )
 
     @validates_schema
-    def _one_way_to_say_where(self, data: dict[str, Any], **kwargs: Any) -> None:
+    def _one_server_where_it_matters(self, data: dict[str, Any], **kwargs: Any) -> None:
         if data.get("endpoint_url") is not None and data.get("ports") is not None:
             raise ValidationError("leave them out: the address in `endpoint_url` has its own", "ports")
+        # A server sees its own key and no other's.
+        if data.get("api_key") is not None and data.get("endpoint_url") is None and len(data.get("ports") or ()) != 1:
+            raise ValidationError("say with `endpoint_url`, or with one port in `ports`, whose key it is", "api_key")

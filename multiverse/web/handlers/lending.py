@@ -20,6 +20,8 @@ from multiverse.web.text_fields import MODEL_NAME, UNSEEN
 
 LEND_SCHEMA = LendSchema()
 NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._\-:/@+]+")
+HEADERS_OF_PROXIES = ("X-Forwarded-For", "X-Real-IP", "Forwarded", "CF-Connecting-IP")
+NOT_NOW = frozenset({"draining", "paused", "quiet", "capped", "unhealthy"})
 TRY_AGAIN_SECONDS = 5
 MOST_NAMES_TOLD = 20
 
@@ -47,35 +49,49 @@ class LendHandler(OwnerHandler):
     def _addresses(self, endpoint_url: str | None, ports: list[int] | None) -> dict[str, str]:
         if endpoint_url is not None:
             return {"the address you sent": endpoint_url}
-        if not self.gateway.config.trust_proxy_headers and self.request.headers.get("X-Forwarded-For"):
+        if not self.gateway.config.trust_proxy_headers and any(map(self.request.headers.get, HEADERS_OF_PROXIES)):
             raise behind_a_proxy()
         host = host_of_caller(self.client_address)
         return usual_addresses(host, ports) if ports else usual_addresses(host)
 
     async def _register_all(self, offers: Sequence[tuple[str, str]], given: dict[str, Any]) -> None:
-        """One after the other: each asks the laptop again, which may be slow."""
+        """One after the other: each asks the laptop again, which may be slow. What cannot be stored ends it."""
         lent: list[Server] = []
         refused: list[dict[str, Any]] = []
         any_created = False
         for endpoint_url, listed in offers:
             try:
                 names = load(REGISTER_SCHEMA, {"endpoint_url": endpoint_url, **_names_of(listed)})
+                self._check_name(names)
                 server, created = await self.register({**given, **names})
             except GatewayError as error:
-                if error.status >= 500:
+                if error.status >= 500 and not lent:
                     raise
                 refused.append({"endpoint_url": endpoint_url, "model_name": listed, "reason": error.message})
+                if error.status >= 500:
+                    break
                 continue
             lent.append(server)
             any_created = any_created or created
         documents = [self.document(server) for server in lent]
-        reply = {"message": _told(lent, refused), "servers": documents, "not_registered": refused}
+        reply = {"message": _told(documents, refused), "servers": documents, "not_registered": refused}
         self.reply_json(reply, status=201 if any_created else 200)
+
+    def _check_name(self, names: dict[str, Any]) -> None:
+        """Raises InvalidRequest where another model of the same server is registered under this name."""
+        known = self.gateway.registry.find(names["model_name"], names["endpoint_url"])
+        if known is not None and known.registration.served_model_name != names.get("served_model_name"):
+            raise InvalidRequest(
+                f"Another model of this server is called {names['model_name']} here. Register this one by itself, "
+                "under a name of your own (`POST /admin/register` with `model_name` and `served_model_name`).",
+                param="models",
+            )
 
 
 def _offers(found: Sequence[Found], wanted: Collection[str] | None) -> Iterator[tuple[str, str]]:
     for server in found:
-        for model in server.models:
+        # Those that keep their own name go before those that are given one.
+        for model in sorted(server.models, key=lambda name: MODEL_NAME.fullmatch(name) is None):
             if wanted is None or model in wanted:
                 yield server.endpoint_url, model
 
@@ -87,13 +103,13 @@ def _names_of(listed: str) -> dict[str, str]:
     return {"model_name": NOT_IN_A_NAME.sub("-", listed)[:200], "served_model_name": listed}
 
 
-def _told(lent: Sequence[Server], refused: Sequence[Any]) -> str:
+def _told(lent: Sequence[dict[str, Any]], refused: Sequence[Any]) -> str:
     sentences = []
     if lent:
-        sentences.append(f"Thank you. Lent now: {_names([server.registration.model_name for server in lent])}.")
-    waiting = sum(server.health_status != HEALTHY for server in lent)
+        sentences.append(f"Thank you. Lent now: {_names([server['model_name'] for server in lent])}.")
+    waiting = sum(server["health_status"] != HEALTHY or server["availability"] in NOT_NOW for server in lent)
     if waiting:
-        sentences.append(f"{waiting} cannot take requests yet; `reason` says why.")
+        sentences.append(f"Of these, {waiting} can take no requests yet; `availability` and `reason` say why.")
     if refused:
         sentences.append(f"Not registered: {len(refused)}; `not_registered` says why.")
     return " ".join(sentences)
