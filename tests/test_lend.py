@@ -131,9 +131,10 @@ def test_nothing_is_there(gateway: GatewayProcess, peer: ScriptedPeer, student: 
 
 def test_it_may_be_asked_without_a_body(gateway: GatewayProcess, student: Headers) -> None:
     """One line to paste. What runs on this machine is nobody's business here: it is only looked for."""
-    answer = gateway.call("POST", PATH, None, [*student, ("X-Forwarded-For", "192.0.2.7")])
-    assert_error(answer, "invalid_request", "endpoint_url")
-    assert "TRUST_PROXY_HEADERS" in answer.json()["error"]["message"], "nothing of the proxy's machine is looked at"
+    for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "CF-Connecting-IP"):
+        answer = gateway.call("POST", PATH, None, [*student, (header, "192.0.2.7")])
+        assert_error(answer, "invalid_request", "endpoint_url")
+        assert "TRUST_PROXY_HEADERS" in answer.json()["error"]["message"], "nothing of the proxy's machine is looked at"
     assert list(usual_addresses("192.0.2.7").values()) == [
         "http://192.0.2.7:11434", "http://192.0.2.7:1234", "http://192.0.2.7:8080", "http://192.0.2.7:8000",
     ]  # fmt: skip

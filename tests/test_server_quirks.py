@@ -16,7 +16,7 @@ from tests.answers import assert_error
 from tests.conftest import StartPeer
 from tests.operations import AnswerChat, Hold, Script, Send, Sleep, Step
 from tests.peers import ScriptedPeer
-from tests.processes import GatewayProcess
+from tests.processes import PLANTED_SERVER_KEY, GatewayProcess
 
 JSON_TYPE = ("Content-Type", "application/json")
 CHUNKED = ("Transfer-Encoding", "chunked")
@@ -445,6 +445,17 @@ def test_a_mistake_with_status_200_is_the_clients(
     answer = gateway.chat(model)
     assert (answer.status, answer.json()) == (400, document)
     assert gateway.server(registration_id)["consecutive_failures"] == 0
+
+
+@pytest.mark.parametrize("code", [400, "invalid_prompt", "rate_limit_exceeded"])
+def test_an_error_with_status_200_repeats_no_key(
+    gateway: GatewayProcess, peer: ScriptedPeer, model: str, code: object
+) -> None:
+    gateway.register(peer, model, api_key=PLANTED_SERVER_KEY)
+    peer.always(wire.json_answer({"error": {"message": f"not with {PLANTED_SERVER_KEY}", "code": code}}))
+    answer = gateway.chat(model)
+    assert answer.status in (400, 503)
+    assert PLANTED_SERVER_KEY.encode() not in answer.body
 
 
 @pytest.mark.parametrize(
